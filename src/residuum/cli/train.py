@@ -1,0 +1,85 @@
+"""Trains a network and leaves a run folder: the model, its scores, plots and a report.
+
+Without arguments it trains on handwritten digits. With --data FOLDER it trains on photos, one folder for each class.
+
+examples:
+  residuum train
+  residuum train --data my_photos --epochs 30
+  residuum train --recipe resnet20_cifar10_fast --data cifar10 --seed 1
+  residuum train --recipe mine.toml --set optim.lr=0.05 --set augment.mixup=0.2
+  residuum train --resume runs/photos-1
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from residuum.cli import console
+
+_KEYS = ("model", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "workers", "on_bad_image")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("--data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet shards")
+    add("-c", "--recipe", metavar="NAME|FILE", help="a recipe's name or a TOML file (list: residuum recipes)")
+    add("--model", metavar="NAME", help="the network (list: residuum models)")
+    add("--epochs", metavar="N", help="passes over the training pictures")
+    add("-b", "--batch-size", metavar="N", help="pictures in an update")
+    add("--img-size", metavar="PX", help="the side of the pictures that the network sees")
+    add("--lr", metavar="RATE", help="the highest learning rate")
+    add("--seed", metavar="N", help="where all randomness starts")
+    add("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16")
+    add("-j", "--workers", metavar="N", help="threads that decode pictures (0: chosen by the machine)")
+    add("--on-bad-image", metavar="error|skip", help="what to do with a picture that cannot be used")
+    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help="any other key of the recipe")
+    add("-o", "--out", metavar="DIR", help="the run folder, which must be new (default: runs/<recipe>-<n>)")
+    add("--resume", metavar="RUN", help="go on with a run that was stopped")
+    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    add("--dry-run", action="store_true", help="show the recipe that would run, and leave")
+    add("--offline", action="store_true", help="use no network")
+    add("--json", action="store_true", help="print the result as JSON")
+    add("-q", "--quiet", action="store_true", help="no progress display")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Trains."""
+    from residuum.cli.changes import changes_of, go_offline
+
+    go_offline(arguments.offline)
+    changes = changes_of(arguments, _KEYS)
+    if arguments.dry_run:
+        return _show(arguments, changes)
+    from residuum.cli.progress import progress
+    from residuum.training.train import train
+
+    with progress(quiet=arguments.quiet) as listener:
+        done = train(
+            arguments.recipe,
+            data=arguments.data,
+            out=arguments.out,
+            resume=arguments.resume,
+            device=arguments.device,
+            listener=listener,
+            **changes,
+        )
+    from residuum.cli.outcome import as_json, in_words
+
+    if arguments.json:
+        console.answer_json(as_json(done))
+    else:
+        console.answer(in_words(done))
+    return 0
+
+
+def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
+    from residuum import recipe
+    from residuum.training.train import choose_recipe
+
+    chosen = choose_recipe(arguments.recipe, arguments.data, changes)
+    if arguments.json:
+        console.answer_json(recipe.to_dict(chosen))
+    else:
+        console.answer(recipe.to_toml(chosen).rstrip())
+    return 0

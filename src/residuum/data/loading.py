@@ -1,0 +1,347 @@
+"""Batches: pictures of a set, augmented and normalised, on the device, in a random order for training and in the set's
+for evaluation.
+
+A resident set's pictures are prepared once and gathered as whole tensors on the device, without workers. The pictures
+of any other set are decoded by threads, a few batches ahead; Pillow releases the interpreter's lock while it decodes
+and resizes. What a batch holds depends on the seed, the epoch and the batch's number only.
+
+Shapes: N pictures of C channels, S x S pixels; S = img_size.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from residuum import imaging, recipe
+from residuum.data.crops import CenterCrop, Crop, crop_of
+from residuum.data.randomness import Draws, permutation
+from residuum.data.sets import BAD_FRACTION, FileSet, ImageSet, ResidentSet, opened
+from residuum.data.transforms import Normalise, stages_of
+from residuum.errors import DataError, PictureError
+from residuum.imaging import Preprocessing
+
+OnBadImage = Literal["error", "skip"]
+Indices = NDArray[np.int64]
+Fed = Generator[tuple[Tensor, Indices], None, None]
+"""uint8 [N, C, S, S] on the device and the indices of its pictures, batch by batch."""
+
+DECODED_LIMIT = 10_000
+"""The most pictures of a set that `verify` decodes before the first update."""
+
+LOOKED_AT_LIMIT = 100_000
+"""The most files of a set whose first bytes `verify` looks at."""
+
+_AHEAD = 3  # batches that are being decoded while one is in use
+_READERS = 8  # threads that wait for a disk or a network, not for a core
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II", b"MM")  # of imaging.FORMATS
+_PREPARED_BYTES = (
+    2**31
+)  # a resident set that would need more memory than this once prepared is prepared picture by picture
+
+
+class Batch(NamedTuple):
+    """`images` float32 [N, C, S, S], normalised; `labels` int64 [N]; both on the device. `indices` int64 [N], places
+    in the set."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Indices
+
+
+class TrainLoader:
+    """The training pictures: every epoch all of them, in a new order, augmented anew.
+
+    A last batch of a single picture is left out, because batch norm needs two (unless `batch_size` is 1). `skipped` is
+    the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its batch gets
+    smaller, nothing takes its place, and a batch that is left with a single picture for that reason is not yielded.
+
+    Raises:
+        RecipeError: an augmentation that these pictures do not allow.
+        DataError: too few pictures for one batch; while iterating, a picture that cannot be used, or more than 5 % of
+            them.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        data: recipe.Data,
+        augment: recipe.Augment,
+        preprocessing: Preprocessing,
+        *,
+        seed: int,
+        device: torch.device,
+        channels_last: bool,
+    ) -> None:
+        self.skipped: dict[str, str] = {}
+        self._size, self._seed, self._device = data.batch_size, seed, device
+        self._labels, self._count = images.labels, len(images)
+        self._fewest = min(2, data.batch_size)
+        self._stages = stages_of(augment, preprocessing)
+        self._normalise = Normalise(preprocessing, device, channels_last)
+        crop = crop_of(augment.crop, preprocessing)
+        self._feed = _feed(images, crop, preprocessing, device, data.workers, data.on_bad_image, self.skipped)
+        if len(self) == 0:
+            raise DataError(
+                f"The training set has {self._count} picture{'s' * (self._count != 1)}.",
+                expected="Expected at least two, because batch norm needs two values.",
+                hint="Add pictures, or hold out fewer of them (data.val_fraction, data.test_fraction).",
+            )
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        whole, rest = divmod(self._count, self._size)
+        return whole + (rest >= self._fewest)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yields the batches of one epoch from number `start` on: exactly those that a whole epoch would have had
+        there."""
+        order = permutation(self._count, self._seed, epoch)
+        batches = [order[at * self._size : (at + 1) * self._size] for at in range(start, len(self))]
+        with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
+            for images, indices in fed:
+                if len(indices) < self._fewest:
+                    continue
+                draws = Draws(self._seed, epoch, indices)
+                for stage in self._stages:
+                    images = stage(images, draws)
+                yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices)
+
+
+class EvalLoader:
+    """All pictures of a set in its order, each the centre that `imaging.prepare` gives. `skipped` is as in
+    `TrainLoader`.
+
+    Raises:
+        DataError: while iterating, a picture that cannot be used, or more than 5 % of them.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        preprocessing: Preprocessing,
+        batch_size: int,
+        *,
+        device: torch.device,
+        channels_last: bool,
+        workers: int = 0,
+        on_bad_image: OnBadImage = "error",
+    ) -> None:
+        self.skipped: dict[str, str] = {}
+        self._size, self._device = batch_size, device
+        self._labels, self._count = images.labels, len(images)
+        self._normalise = Normalise(preprocessing, device, channels_last)
+        crop = CenterCrop(preprocessing)
+        self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped)
+
+    def __len__(self) -> int:
+        """The number of batches."""
+        return -(-self._count // self._size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = np.arange(self._count)
+        batches = [order[at * self._size : (at + 1) * self._size] for at in range(len(self))]
+        with closing(self._feed.batches(batches, seed=0, epoch=0)) as fed:
+            for images, indices in fed:
+                if len(indices):
+                    yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices)
+
+
+class _Feed(Protocol):
+    """Where a loader's pictures come from: yields one item for each of `batches`, smaller where pictures are bad."""
+
+    def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed: ...
+
+
+class _ResidentFeed:
+    """`pixels` uint8 [N, S, S, C] on the device, which batches are gathered from."""
+
+    def __init__(self, pixels: Tensor) -> None:
+        self._pixels = pixels
+
+    def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:  # noqa: ARG002 (no randomness)
+        for indices in batches:
+            places = torch.from_numpy(indices).to(self._pixels.device, non_blocking=True)
+            yield self._pixels.index_select(0, places).permute(0, 3, 1, 2), indices
+
+
+class _DecodingFeed:
+    """Pictures opened and cropped by threads, which live as long as an iteration."""
+
+    def __init__(
+        self,
+        images: ImageSet,
+        crop: Crop,
+        shape: tuple[int, int, int],
+        device: torch.device,
+        workers: int,
+        on_bad_image: OnBadImage,
+        skipped: dict[str, str],
+    ) -> None:
+        self._images, self._crop, self._shape, self._device = images, crop, shape, device
+        self._workers = workers or default_workers(device)
+        self._on_bad_image, self._skipped = on_bad_image, skipped
+
+    def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:
+        pool = ThreadPoolExecutor(self._workers, thread_name_prefix="residuum-decode")
+        started: deque[tuple[Tensor, Indices, list[Future[PictureError | None]]]] = deque()
+        try:
+            for ahead, indices in enumerate(batches):
+                started.append(self._start(pool, Draws(seed, epoch, indices)))
+                if ahead >= _AHEAD:
+                    yield self._finish(*started.popleft())
+            while started:
+                yield self._finish(*started.popleft())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _start(
+        self, pool: ThreadPoolExecutor, draws: Draws
+    ) -> tuple[Tensor, Indices, list[Future[PictureError | None]]]:
+        pixels = torch.empty(
+            (len(draws.indices), *self._shape), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
+        )
+        rows, numbers = pixels.numpy(), draws.table(self._crop.streams)
+        futures = [pool.submit(self._decode, int(i), numbers[at], rows[at]) for at, i in enumerate(draws.indices)]
+        return pixels, draws.indices, futures
+
+    def _decode(self, index: int, numbers: NDArray[np.float64], row: NDArray[np.uint8]) -> PictureError | None:
+        """Writes the cropped picture into `row`, uint8 [S, S, C]."""
+        try:
+            row[:] = self._crop(partial(self._images.open, index), numbers).transpose(1, 2, 0)
+        except PictureError as error:
+            return error
+        return None
+
+    def _finish(
+        self, pixels: Tensor, indices: Indices, futures: list[Future[PictureError | None]]
+    ) -> tuple[Tensor, Indices]:
+        errors = [future.result() for future in futures]
+        bad = [error for error in errors if error is not None]
+        if bad:
+            _take_note(bad, self._on_bad_image, self._skipped, len(self._images))
+            good = np.flatnonzero([error is None for error in errors])
+            pixels, indices = pixels[torch.from_numpy(good)], indices[good]
+        return pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
+
+
+def verify(images: ImageSet, on_bad_image: OnBadImage) -> dict[str, str]:
+    """Returns the reason for each picture of the set, by name, that is known not to be usable, in the set's order.
+
+    Every picture of a set of up to 10,000 is decoded, so that a bad one is known before the first update. Of up to
+    100,000 files only the first bytes are read, and what does not begin like a picture is decoded. In a larger set a
+    bad picture is met when its turn comes. A resident set has none. JPEG is decoded at an eighth of its size, which
+    reads all of its data.
+
+    Raises:
+        PictureError: the first picture that cannot be used, where `on_bad_image` is "error".
+        DataError: more than 5 % of the pictures cannot be used.
+    """
+    skipped: dict[str, str] = {}
+    if isinstance(images, ResidentSet):
+        return skipped
+    suspects = np.arange(len(images) if len(images) <= DECODED_LIMIT else 0)
+    if isinstance(images, FileSet) and DECODED_LIMIT < len(images) <= LOOKED_AT_LIMIT:
+        suspects = _suspects(images)
+    for _, found in opened(images, suspects, at_least_px=1):
+        if isinstance(found, PictureError):
+            _take_note([found], on_bad_image, skipped, len(images))
+    return skipped
+
+
+def _suspects(images: FileSet) -> Indices:
+    """Returns the indices of the files that cannot be read or do not begin like a picture."""
+
+    rows = np.arange(len(images)) if images.rows is None else images.rows
+
+    def looked_at(part: Indices) -> list[int]:
+        suspects = []
+        for index in part.tolist():
+            try:
+                with Path(images.paths[int(rows[index])]).open("rb") as file:
+                    begins_well = file.read(8).startswith(_SIGNATURES)
+            except (OSError, ValueError):
+                begins_well = False
+            if not begins_well:
+                suspects.append(index)
+        return suspects
+
+    with ThreadPoolExecutor(_READERS) as pool:
+        found = pool.map(looked_at, np.array_split(np.arange(len(images)), 1 + len(images) // 1000))
+        return np.array([index for part in found for index in part], dtype=np.int64)
+
+
+def default_workers(device: torch.device) -> int:
+    """Returns how many threads decode where the recipe leaves it open: all cores for a GPU, half of them where the
+    network needs them too."""
+    return _cores() if device.type == "cuda" else max(1, _cores() // 2)
+
+
+def _cores() -> int:
+    """The cores this process may use, which in a container are fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _feed(
+    images: ImageSet,
+    crop: Crop,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    workers: int,
+    on_bad_image: OnBadImage,
+    skipped: dict[str, str],
+) -> _Feed:
+    side, channels = preprocessing.img_size, preprocessing.channels
+    bytes_needed = len(images) * side * side * channels
+    if isinstance(images, ResidentSet) and isinstance(crop, CenterCrop) and bytes_needed <= _PREPARED_BYTES:
+        return _ResidentFeed(_tensor(prepared(images, preprocessing)).to(device))
+    return _DecodingFeed(images, crop, (side, side, channels), device, workers, on_bad_image, skipped)
+
+
+def prepared(images: ResidentSet, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Returns what `imaging.prepare` makes of each picture, uint8 [N, S, S, C]; the set's own array where that changes
+    nothing."""
+    pixels, side = images.images, preprocessing.img_size
+    if pixels.shape[1:] == (side, side, preprocessing.channels) and preprocessing.resize_px <= side:
+        return pixels
+    prepared = np.empty((len(images), side, side, preprocessing.channels), dtype=np.uint8)
+    for index in range(len(images)):
+        prepared[index] = imaging.prepare(images.open(index), preprocessing).transpose(1, 2, 0)
+    return prepared
+
+
+def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    with warnings.catch_warnings():
+        # A set's pictures may be read-only memory, and nothing writes into them: batches are gathered copies.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(pixels)
+
+
+def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:
+    return torch.from_numpy(labels[indices]).to(device, non_blocking=True)
+
+
+def _take_note(bad: Sequence[PictureError], on_bad_image: OnBadImage, skipped: dict[str, str], count: int) -> None:
+    """Adds bad pictures to `skipped`, or raises."""
+    if on_bad_image == "error":
+        raise bad[0]
+    skipped.update((error.name, error.reason) for error in bad)
+    if len(skipped) > BAD_FRACTION * count:
+        name, reason = next(iter(skipped.items()))
+        raise DataError(
+            f"{len(skipped)} of the set's {count} pictures cannot be used, more than 5 %; one is {name} ({reason}).",
+            expected="Expected nearly all files to be pictures that decode completely.",
+            hint="'residuum check' lists all such files of a set.",
+        )

@@ -1,0 +1,77 @@
+"""The parts of an image set: as a source holds them, and how one part is split into two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from residuum.data.sets import ImageSet
+
+PartName = Literal["train", "val", "test"]
+
+ORDER: tuple[PartName, ...] = ("train", "val", "test")
+
+PART_NAMES: Mapping[str, PartName] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What parts are called in folders, tables and files, in lower case -> our word."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """An image set as training sees it. `record` is JSON: where it came from, how it was split, and what was left
+    out."""
+
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet | None
+    record: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds, before anything is split. A source without parts is all `train`, and `divided` is False.
+
+    `notes` go into the record (`ignored`, `hidden`, ...), `warnings` are sentences for people.
+    """
+
+    kind: str
+    parts: dict[PartName, ImageSet]
+    divided: bool
+    notes: dict[str, object] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+
+def stratified_split(
+    labels: NDArray[np.int64], fraction: float, seed: int, stream: int = 0
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the indices that are kept and those that are held out, both rising.
+
+    round(N * fraction) are held out, from each class its share to within one picture, but never a class's last
+    picture. A pure function of its arguments, the same on every machine and with every version of NumPy: only the raw
+    output of the counter-based generator Philox is used, which NumPy keeps stable. `stream` tells splits with the
+    same seed apart.
+    """
+    drawn = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)).random_raw(len(labels))
+    classes, counts = np.unique(labels, return_counts=True)
+    quota = counts * fraction
+    take = np.minimum(np.floor(quota).astype(np.int64), counts - 1)
+    missing = int(np.floor(len(labels) * fraction + 0.5)) - int(take.sum())
+    # What rounding down left over goes to the classes with the largest remainders.
+    for at in np.argsort(take - quota, kind="stable")[: max(missing, 0)]:
+        take[at] = min(take[at] + 1, counts[at] - 1)
+    held = np.zeros(len(labels), dtype=bool)
+    for label, count in zip(classes.tolist(), take.tolist(), strict=True):
+        members = np.flatnonzero(labels == label)
+        held[members[np.argsort(drawn[members], kind="stable")[:count]]] = True
+    return np.flatnonzero(~held), np.flatnonzero(held)

@@ -1,0 +1,280 @@
+"""What `--data` names: recognises a source, opens it, and splits it into the parts that training needs.
+
+| `--data`                           | what                                                                          |
+|------------------------------------|-------------------------------------------------------------------------------|
+| `digits`                           | scikit-learn's handwritten digits                                             |
+| `synthetic[:COUNTxCLASSESxPX]`     | noise around a colour for each class, for tests                               |
+| `cifar10`, `cifar100`              | found in a cache, or downloaded with a checked hash                           |
+| a folder                           | of class folders; of parts (train/, val/, test/) with class folders; of shards |
+| `*.parquet`, a glob of them        | shards in the layout of the Hugging Face hub                                  |
+| `*.csv`, `*.tsv`                   | a table of path,label and, optionally, split                                  |
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from residuum import recipe
+from residuum.data import builtin, cifar, folders, parquet, tables
+from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, stratified_split
+from residuum.data.paths import displayed
+from residuum.data.sets import (
+    ImageSet,
+    ResidentSet,
+    common_size,
+    in_mode,
+    relabelled,
+    resident_exact,
+    subset,
+)
+from residuum.data.statistics import statistics
+from residuum.errors import DataError, UsageError, did_you_mean
+from residuum.imaging import Mode
+
+__all__ = ["Parts", "find", "open_parts", "open_single", "statistics", "stratified_split"]
+
+RESIDENT_PX = 64
+"""A set whose pictures have one size, and a shorter side of at most this, is kept in memory ..."""
+
+RESIDENT_BYTES = 2 * 2**30
+"""... unless its pixels take more than this."""
+
+_NAMED = ("digits", "synthetic", "cifar10", "cifar100")
+_SPLIT_STREAM = {"val": 0, "test": 1}
+
+
+def open_parts(data: recipe.Data) -> Parts:
+    """Opens `data.source` and returns its parts; what the source does not have apart is held out of the training
+    pictures.
+
+    `val_fraction` and `test_fraction` are both shares of the training pictures as they were found. Held-out pictures
+    are drawn class by class from `data.split_seed`; the test part does not depend on `val_fraction`. Sets of small
+    pictures of one size are decoded here, once; with `on_bad_image = "error"` a bad picture among them ends it here
+    too.
+
+    Raises:
+        DataError: the source is missing or cannot be used.
+        PictureError: a picture of a small set is bad, and `data.on_bad_image` is "error".
+        NetworkError: the source must be downloaded and cannot be.
+    """
+    found = find(data.source)
+    _check(found, data.source)
+    parts, split = _divide(found, data)
+    skipped: dict[str, str] = {}
+    loaded = {name: _load(part, data, skipped) for name, part in parts.items()}
+    record: dict[str, object] = {
+        "source": data.source,
+        "kind": found.kind,
+        "classes": list(loaded["train"].classes),
+        "counts": {name: _counts(part) for name, part in loaded.items()},
+        "split": split,
+        "resident": {name: isinstance(part, ResidentSet) for name, part in loaded.items()},
+        "skipped": skipped,
+        "warnings": found.warnings + _split_warnings(loaded, data),
+        **found.notes,
+    }
+    return Parts(loaded["train"], loaded.get("val"), loaded.get("test"), record)
+
+
+def open_single(source: str, split: str | None, classes: Sequence[str] | None, *, mode: Mode | None = None) -> ImageSet:
+    """Opens one part of a source as it is, without holding anything out.
+
+    Without `split` it is the test part, else the validation part, else everything. With `classes` the labels become
+    indices of those, which a trained network knows; with `mode` the pictures are opened in it.
+
+    Raises:
+        DataError: the source or the part is missing, or has classes that `classes` lacks.
+        NetworkError: the source must be downloaded and cannot be.
+    """
+    found = find(source)
+    name = _part_name(found, split, source)
+    images = found.parts[name]
+    if len(images) == 0:
+        raise _empty(source)
+    if classes is not None:
+        images = _with_classes(images, tuple(classes), source)
+    return images if mode is None else in_mode(images, mode)
+
+
+def find(source: str) -> Found:
+    """Recognises `source` and returns what it holds, before anything is split or decoded.
+
+    Raises:
+        DataError: nothing is there, or it is not an image set.
+        NetworkError: it must be downloaded and cannot be.
+    """
+    if source == "digits":
+        return builtin.digits()
+    if source.split(":", maxsplit=1)[0] == "synthetic":
+        return builtin.synthetic(source)
+    if source in cifar.ARCHIVES:
+        return cifar.find(source)
+    path = Path(source).expanduser()
+    if path.is_dir():
+        shards = parquet.shards_of(path)
+        return parquet.find(shards, _title(path)) if shards else folders.find(path)
+    if path.is_file():
+        if path.suffix.lower() == ".parquet":
+            return parquet.find([path], path.stem)
+        if path.suffix.lower() in tables.SUFFIXES:
+            return tables.find(path)
+        raise DataError(
+            f"{displayed(source)} is a file that is not an image set.",
+            expected="Expected a folder, a .csv or .tsv of path,label, or .parquet shards.",
+            hint="To predict single pictures: residuum predict BUNDLE FILE",
+        )
+    if glob.has_magic(source):
+        return _find_glob(source)
+    raise DataError(
+        f"There is no image set at {displayed(source)!r}.",
+        expected=did_you_mean(source, _NAMED) or f"Expected a path, or one of {', '.join(_NAMED)}.",
+        hint="Give the folder that holds one folder for each class: residuum train --data FOLDER",
+    )
+
+
+def _find_glob(source: str) -> Found:
+    pattern = str(Path(source).expanduser())
+    files = [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 (the pattern may be absolute)
+    shards = [file for file in files if file.suffix.lower() == ".parquet"]
+    if not shards:
+        raise DataError(
+            f"The pattern {displayed(source)!r} matches {len(files)} files, and none of them is .parquet.",
+            expected="Expected Parquet shards, such as 'cifar10/*.parquet'.",
+            hint="Quote the pattern, so that the shell leaves it alone.",
+        )
+    return parquet.find(shards, _title(shards[0].parent))
+
+
+def _title(folder: Path) -> str:
+    """What pictures of the shards in `folder` are called by."""
+    return displayed(folder.resolve().name or "shards")
+
+
+def _check(found: Found, source: str) -> None:
+    """Refuses what cannot be trained on."""
+    train = found.parts.get("train")
+    if train is None or len(train) == 0:
+        if any(len(part) for part in found.parts.values()):
+            raise DataError(
+                f"{displayed(source)} has no training pictures, only the parts {', '.join(found.parts)}.",
+                expected="Expected a part called train.",
+                hint="To score a trained model on it: residuum evaluate BUNDLE --data DATA",
+            )
+        raise _empty(source)
+    if len(train.classes) < 2:
+        raise DataError(
+            f"{displayed(source)} has one class only: {train.classes[0]}.",
+            expected="Expected pictures of at least two classes.",
+            hint="Add a folder with pictures of something else.",
+        )
+    missing = [train.classes[k] for k in np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)]
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(train.classes)} classes have no training picture: {_few(missing)}.",
+            expected="Expected at least one training picture of every class.",
+            hint="Add pictures, or remove the empty classes.",
+        )
+
+
+def _divide(found: Found, data: recipe.Data) -> tuple[dict[PartName, ImageSet], dict[str, object]]:
+    """Returns the parts, what is missing held out of the training pictures, and a record of how."""
+    parts: dict[PartName, ImageSet] = {name: part for name, part in found.parts.items() if len(part)}
+    total = len(parts["train"])
+    wanted: dict[PartName, float] = {"test": data.test_fraction, "val": data.val_fraction}
+    held = {name: fraction for name, fraction in wanted.items() if name not in parts and fraction > 0}
+    if sum(held.values()) >= 1:
+        raise UsageError(
+            f"val_fraction {data.val_fraction:g} and test_fraction {data.test_fraction:g} leave nothing to train on.",
+            expected="Expected a sum below 1.",
+            hint="For example: --set data.val_fraction=0.1 --set data.test_fraction=0.2",
+        )
+    for name, fraction in held.items():
+        train = parts["train"]
+        share = fraction * total / len(train)
+        kept, out = stratified_split(train.labels, share, data.split_seed, _SPLIT_STREAM[name])
+        if len(out):
+            parts["train"], parts[name] = subset(train, kept), subset(train, out)
+    ordered = {name: parts[name] for name in ORDER if name in parts}
+    how: dict[str, object] = {
+        "seed": data.split_seed,
+        "held_out": {name: fraction for name, fraction in held.items() if name in parts},
+        "found": [name for name in ORDER if name in found.parts],
+    }
+    return ordered, how
+
+
+def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str]) -> ImageSet:
+    """Returns the set resident where it is one of small pictures of one size, else as it is."""
+    if isinstance(images, ResidentSet):
+        return images
+    size = common_size(images, RESIDENT_PX)
+    if size is None:
+        return images
+    if size[0] * size[1] * (3 if images.mode == "RGB" else 1) * len(images) > RESIDENT_BYTES:
+        return images
+    loaded = resident_exact(images, size, skipped=skipped if data.on_bad_image == "skip" else None)
+    return images if loaded is None else loaded
+
+
+def _split_warnings(parts: dict[PartName, ImageSet], data: recipe.Data) -> list[str]:
+    wanted = {"val": data.val_fraction, "test": data.test_fraction}
+    return [
+        f"There are too few pictures to hold out {fraction:g} of them: there is no '{name}' part."
+        for name, fraction in wanted.items()
+        if fraction > 0 and name not in parts
+    ]
+
+
+def _counts(images: ImageSet) -> dict[str, int]:
+    counts = np.bincount(images.labels, minlength=len(images.classes))
+    return dict(zip(images.classes, counts.tolist(), strict=True))
+
+
+def _part_name(found: Found, split: str | None, source: str) -> PartName:
+    present = [name for name, part in found.parts.items() if len(part)]
+    if not present:
+        raise _empty(source)
+    if split is None:
+        return next(name for name in reversed(ORDER) if name in present)
+    name = PART_NAMES.get(split.lower())
+    if name is None or name not in present:
+        raise DataError(
+            f"{displayed(source)} has no part called {split!r}.",
+            expected=f"It has {', '.join(present)}."
+            if found.divided
+            else "It is not divided: training holds pictures out by itself.",
+            hint="Leave out --split to use everything, or leave out --data for the set that the model was trained on.",
+        )
+    return name
+
+
+def _with_classes(images: ImageSet, classes: tuple[str, ...], source: str) -> ImageSet:
+    if images.classes == classes:
+        return images
+    unknown = [name for name in images.classes if name not in classes]
+    if unknown:
+        raise DataError(
+            f"{displayed(source)} has classes that the model does not know: {_few(unknown)}.",
+            expected=f"Expected classes among: {_few(list(classes))}.",
+            hint="Evaluate on pictures of the classes that the model was trained on.",
+        )
+    place = {name: number for number, name in enumerate(classes)}
+    lookup = np.array([place[name] for name in images.classes], dtype=np.int64)
+    return relabelled(images, lookup[images.labels], classes)
+
+
+def _few(names: list[str], count: int = 10) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _empty(source: str) -> DataError:
+    return DataError(
+        f"There are no pictures in {displayed(source)}.",
+        expected="Expected one folder for each class, with JPEG, PNG, WebP, BMP or TIFF files in it.",
+        hint="See what is there with: residuum check DATA",
+    )

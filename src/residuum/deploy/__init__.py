@@ -1,0 +1,1 @@
+"""Out of the laboratory: trained networks at work on pictures that nobody has labelled."""

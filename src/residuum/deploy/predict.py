@@ -1,0 +1,149 @@
+"""Predictions for any picture: `residuum.load("runs/digits-1/best").predict("a.png")`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+import PIL.Image
+import torch
+from numpy.typing import NDArray
+
+from residuum import hardware, imaging
+from residuum.errors import PictureError
+from residuum.evaluation import metrics
+from residuum.models import saved
+
+Source: TypeAlias = str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]
+"""A picture: a path, the bytes of a file, a Pillow image, or an array uint8 [H, W] or [H, W, C]."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability, in 0..1."""
+
+    label: str
+    prob: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one picture. `error` is why there is no answer, and `top` is empty then."""
+
+    file: str
+    top: tuple[Guess, ...]
+    error: str | None = None
+
+    @property
+    def label(self) -> str | None:
+        """The most probable class."""
+        return self.top[0].label if self.top else None
+
+    @property
+    def prob(self) -> float | None:
+        """The probability of the most probable class, in 0..1."""
+        return self.top[0].prob if self.top else None
+
+    def as_dict(self) -> dict[str, object]:
+        """The prediction in JSON's types."""
+        return {
+            "file": self.file,
+            "label": self.label,
+            "prob": self.prob,
+            "top": [{"label": guess.label, "prob": guess.prob} for guess in self.top],
+            "error": self.error,
+        }
+
+
+class Predictor:
+    """A trained network with its classes and its preprocessing, ready for pictures."""
+
+    def __init__(self, trained: saved.Saved, device: torch.device, precision: hardware.Precision = "fp32") -> None:
+        self.model = trained.model
+        self.classes = trained.classes
+        self.preprocessing = trained.preprocessing
+        self.card = trained.card
+        self.device = device
+        self.autocast = hardware.autocast(hardware.choose_precision(precision, device), device)
+
+    @overload
+    def predict(self, pictures: Source, *, top: int = 5, batch_size: int = 32) -> Prediction: ...
+    @overload
+    def predict(
+        self, pictures: list[Source] | list[str], *, top: int = 5, batch_size: int = 32
+    ) -> list[Prediction]: ...
+    def predict(self, pictures: Any, *, top: int = 5, batch_size: int = 32) -> Prediction | list[Prediction]:
+        """Returns the `top` classes of one picture, or of each of a list, in its order.
+
+        In a list, a picture that cannot be used has its reason as `error`.
+
+        Raises:
+            PictureError: the only picture cannot be used.
+        """
+        if isinstance(pictures, list | tuple):
+            return list(self.stream(pictures, top=top, batch_size=batch_size))
+        prepared = self._prepare(pictures)
+        return self._answer([_title(pictures)], [prepared], top)[0]
+
+    def stream(self, pictures: Iterable[Source], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
+        """Yields the prediction of each picture as its batch is done; memory does not grow with their number."""
+        waiting = iter(pictures)
+        with ThreadPoolExecutor(thread_name_prefix="residuum-predict") as pool:
+            while batch := list(islice(waiting, batch_size)):
+                opened = list(pool.map(self._try_prepare, batch))
+                good = [pixels for pixels in opened if isinstance(pixels, np.ndarray)]
+                titles = [
+                    _title(source)
+                    for source, pixels in zip(batch, opened, strict=True)
+                    if isinstance(pixels, np.ndarray)
+                ]
+                answers = iter(self._answer(titles, good, top) if good else [])
+                for source, found in zip(batch, opened, strict=True):
+                    if isinstance(found, PictureError):
+                        yield Prediction(_title(source), (), error=found.reason)
+                    else:
+                        yield next(answers)
+
+    def _prepare(self, source: Source) -> NDArray[np.uint8]:
+        opened = imaging.open_picture(source, self.preprocessing.mode, at_least_px=self.preprocessing.resize_px)
+        return imaging.prepare(opened, self.preprocessing)
+
+    def _try_prepare(self, source: Source) -> NDArray[np.uint8] | PictureError:
+        try:
+            return self._prepare(source)
+        except PictureError as error:
+            return error
+
+    def _answer(self, titles: list[str], pictures: list[NDArray[np.uint8]], top: int) -> list[Prediction]:
+        images = torch.from_numpy(imaging.normalise(np.stack(pictures), self.preprocessing))
+        images = images.to(self.device, memory_format=torch.channels_last)
+        with torch.inference_mode(), self.autocast():
+            logits = self.model(images).float().cpu().numpy()
+        probs = np.exp(metrics.log_softmax(logits))
+        best = metrics.ranked(logits, min(top, len(self.classes)))
+        return [
+            Prediction(title, tuple(Guess(self.classes[k], float(row[k])) for k in order))
+            for title, row, order in zip(titles, probs, best.tolist(), strict=True)
+        ]
+
+
+def load(bundle: str | Path, *, device: str = "auto", precision: hardware.Precision = "fp32") -> Predictor:
+    """Loads a bundle (the folder `best/` of a run), every file of it checked against its hash.
+
+    Raises:
+        WeightsError: there is no bundle, or it is incomplete, changed or malformed.
+    """
+    place = hardware.choose_device(device)
+    return Predictor(saved.load(Path(bundle), place), place, precision)
+
+
+def _title(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return {bytes: "bytes", np.ndarray: "array"}.get(type(source), getattr(source, "filename", "") or "picture")

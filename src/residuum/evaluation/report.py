@@ -1,0 +1,288 @@
+"""The report of a run: one self-contained page that says what was learnt, how well, from what, and what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from residuum import html
+from residuum.evaluation import metrics
+from residuum.evaluation.evaluate import Predictions, Scores
+from residuum.evaluation.pictures import Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
+from residuum.evaluation.plots import MATRIX_CLASSES, draw_calibration, draw_confusion, draw_curves
+from residuum.html import Html, Section
+
+LISTED_CLASSES = 30
+"""Beyond so many classes, the hardest are listed and the others folded away."""
+
+PARTS: Mapping[str, tuple[str, str]] = {
+    "test": ("test pictures", "which it had never seen, and which decided nothing"),
+    "val": (
+        "validation pictures",
+        "on which the weights that were kept were chosen: expect a little less on new pictures",
+    ),
+    "train": (
+        "training pictures",
+        "which it was trained on: that says nothing about new pictures (hold some out: data.val_fraction)",
+    ),
+}
+"""Part of the set -> what its pictures are called, and what their score is worth."""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """All that a report says.
+
+    `part` names the pictures that `scores` and `predictions` are about: "test", "val" or "train". `images` counts those
+    that were trained on. `records` are those of metrics.jsonl. `class_counts` is part -> class -> pictures;
+    `data_facts` say where the set came from and how it was split. `skipped` and `ignored` are file -> reason,
+    `next_commands` are purpose -> command.
+    """
+
+    title: str
+    part: str
+    scores: Scores
+    predictions: Predictions
+    model: str
+    parameters: int
+    images: int
+    epochs: int
+    seconds: float
+    records: Sequence[Mapping[str, object]]
+    recipe_toml: str
+    command: str
+    class_counts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    data_facts: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, object] = field(default_factory=dict)
+    next_commands: Mapping[str, str] = field(default_factory=dict)
+    training_pictures: Sequence[Picture] = ()
+    mistakes: Sequence[Mistake] = ()
+    warnings: Sequence[str] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    ignored: Mapping[str, str] = field(default_factory=dict)
+
+
+def draw(content: ReportContent) -> dict[str, bytes]:
+    """Draws the plots of a run: file name -> PNG."""
+    names = [score.name for score in content.scores.classes]
+    drawn = {
+        "curves.png": draw_curves(content.records),
+        "confusion.png": draw_confusion(content.scores.confusion, names),
+        "calibration.png": draw_calibration(content.predictions.calibration),
+    }
+    if content.training_pictures:
+        drawn["pictures.png"] = draw_pictures(content.training_pictures)
+    if content.mistakes:
+        drawn["mistakes.png"] = draw_mistakes(content.mistakes)
+    return drawn
+
+
+def write_report(path: Path, content: ReportContent, plots: Path | None = None) -> None:
+    """Writes the report, and its drawings as files into the folder `plots`, which is created."""
+    drawn = draw(content)
+    if plots is not None:
+        plots.mkdir(parents=True, exist_ok=True)
+        for name, png in drawn.items():
+            (plots / name).write_bytes(png)
+    html.write(path, compose(content, drawn))
+
+
+def compose(content: ReportContent, drawn: Mapping[str, bytes]) -> str:
+    """Returns the report as a document, with the drawings that `draw` returned."""
+    return html.page(
+        content.title,
+        list(_sections(content, drawn)),
+        lead=_lead(content),
+        top=html.join([_tiles(content), *(html.note(warning) for warning in content.warnings)]),
+        foot="Written by residuum. This file needs no network and no other file.",
+    )
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in words: '31 s', '4 min 12 s', '2 h 05 min'."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _right(scores: Scores) -> int:
+    return int(np.trace(scores.confusion))
+
+
+def _lead(content: ReportContent) -> str:
+    scores = content.scores
+    pictures, worth = PARTS[content.part]
+    return (
+        f"{content.model} learnt to tell {len(scores.classes)} classes apart from {content.images:,} pictures "
+        f"in {duration(content.seconds)}. It is right on {_right(scores):,} of {scores.images:,} {pictures}, {worth}."
+    )
+
+
+def _tiles(content: ReportContent) -> Html:
+    scores = content.scores
+    low, high = metrics.wilson_interval(_right(scores), scores.images)
+    pictures, _ = PARTS[content.part]
+    interval = f"on {scores.images:,} {pictures}; 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    numbers = [("Accuracy", f"{scores.top1:.2f} %", interval)]
+    if len(scores.classes) > 5:
+        numbers.append(("Among the best five", f"{scores.top5:.2f} %", "of the same pictures"))
+    return html.tiles(
+        [
+            *numbers,
+            ("Training pictures", f"{content.images:,}", f"in {len(scores.classes)} classes"),
+            ("Training time", duration(content.seconds), f"{content.epochs:,} epochs"),
+            ("Parameters", _in_millions(content.parameters), content.model),
+        ]
+    )
+
+
+def _in_millions(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e5 else f"{count:,}"
+
+
+def _sections(content: ReportContent, drawn: Mapping[str, bytes]) -> Iterator[Section]:
+    if content.records:
+        alt = "Loss, accuracy and learning rate by epoch"
+        yield Section("How it learnt", html.chart(drawn["curves.png"], alt))
+    yield Section("What it mistakes for what", _confusions(content.scores, drawn["confusion.png"]))
+    yield Section("Class by class", _classes(content.scores))
+    yield Section("Most confident mistakes", _mistakes(content))
+    if content.training_pictures:
+        yield Section("What the network saw", _training_pictures(content.training_pictures))
+    yield Section("How sure it is", _calibration(content, drawn["calibration.png"]))
+    yield Section("The pictures", _data(content))
+    yield Section("The recipe", _recipe(content))
+    if content.next_commands:
+        commands = (
+            html.join([html.element("h3", what), html.code(line)]) for what, line in content.next_commands.items()
+        )
+        yield Section("What next", html.join(commands))
+
+
+def _confusions(scores: Scores, png: bytes) -> Html:
+    names = [score.name for score in scores.classes]
+    wrong = scores.confusion - np.diag(np.diag(scores.confusion))
+    if not wrong.any():
+        said = "Nothing: every picture was recognised."
+    else:
+        row, column = (int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape))
+        said = (
+            f"Most often it takes {names[row]} for {names[column]}: "
+            f"{wrong[row, column]:,} of {scores.confusion[row].sum():,} pictures."
+        )
+    alt = "Confusion matrix" if len(names) <= MATRIX_CLASSES else "The most frequent confusions"
+    return html.join([html.paragraph(said), html.chart(png, f"{alt}. {said}")])
+
+
+def _classes(scores: Scores) -> Html:
+    def rows(chosen: Sequence[int]) -> list[list[object]]:
+        table: list[list[object]] = []
+        for place in chosen:
+            score = scores.classes[place]
+            others = scores.confusion[place].copy()
+            others[place] = 0
+            worst = int(others.argmax())
+            taken = f"{scores.classes[worst].name} ({others[worst]:,})" if others[worst] else ""
+            bars = [html.bar(score.precision), html.bar(score.recall), html.bar(score.f1)]
+            table.append([score.name, html.number(score.images), *bars, taken])
+        return table
+
+    head = ["Class", "Pictures", "Precision, %", "Recall, %", "F1, %", "Most often taken for"]
+    every = range(len(scores.classes))
+    said = "Precision: how many of those it calls so are so. Recall: how many of those that are so it finds."
+    if len(scores.classes) <= LISTED_CLASSES:
+        return html.table(head, rows(every), caption=said)
+    hardest = sorted(every, key=lambda place: scores.classes[place].f1)[:LISTED_CLASSES]
+    return html.join(
+        [
+            html.table(head, rows(hardest), caption=f"The {LISTED_CLASSES} hardest classes. {said}"),
+            html.details(f"All {len(scores.classes)} classes", html.table(head, rows(every), caption=said)),
+        ]
+    )
+
+
+def _mistakes(content: ReportContent) -> Html:
+    wrong = content.scores.images - _right(content.scores)
+    if not content.mistakes:
+        return html.paragraph("There are none." if not wrong else f"{wrong:,} pictures are mistaken; none is shown.")
+    pictures, _ = PARTS[content.part]
+    said = (
+        f"{len(content.mistakes)} of the {wrong:,} {pictures} that it mistakes, the surest first. "
+        "Look for wrong labels, for pictures of two things, and for kinds of picture that training had too few of."
+    )
+    return html.join([html.paragraph(said), html.gallery(map(_mistake, content.mistakes))])
+
+
+def _mistake(mistake: Mistake) -> Html:
+    said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} %")
+    alt = f"{mistake.name}: {mistake.label}, mistaken for {mistake.predicted}"
+    lines = [said, f"is {mistake.label}", mistake.name]
+    return html.thumbnail(encode(mistake.pixels), alt, *lines, small=is_small(mistake.pixels))
+
+
+def _training_pictures(pictures: Sequence[Picture]) -> Html:
+    said = "Training pictures after cropping and augmentation, exactly as they went in."
+    shown = (html.thumbnail(encode(p.pixels), p.label, p.label, small=is_small(p.pixels)) for p in pictures)
+    return html.join([html.paragraph(said), html.gallery(shown)])
+
+
+def _calibration(content: ReportContent, png: bytes) -> Html:
+    sure = 100 * float(content.predictions.probs[:, 0].mean())
+    gap = sure - content.scores.top1
+    verdict = (
+        "too sure of itself"
+        if gap > 1
+        else "less sure than it could be"
+        if gap < -1
+        else "about as sure as it should be"
+    )
+    said = (
+        f"On average it is {sure:.1f} % sure and {content.scores.top1:.1f} % right: {verdict}. "
+        f"The expected calibration error is {content.scores.ece:.2f} % (15 equal-width bins)."
+    )
+    return html.join([html.paragraph(said), html.chart(png, f"Reliability diagram. {said}")])
+
+
+def _data(content: ReportContent) -> Html:
+    parts = list(content.class_counts)
+    names = [score.name for score in content.scores.classes]
+    rows = [[name, *(html.number(content.class_counts[part].get(name, 0)) for part in parts)] for name in names]
+    total = ["all", *(html.number(sum(content.class_counts[part].values())) for part in parts)]
+    titles = {part: PARTS[part][0].split()[0].capitalize() for part in parts if part in PARTS}
+    table = html.table(
+        ["Class", *(titles.get(part, part) for part in parts)], [*rows, total], caption="Pictures by class and part."
+    )
+    counts = table if len(names) <= LISTED_CLASSES else html.details(f"Pictures in each of {len(names)} classes", table)
+    return html.join(
+        [
+            html.facts(content.data_facts),
+            counts if parts else "",
+            _left_out("Skipped, because they could not be used", content.skipped),
+            _left_out("Ignored, because they are no pictures to train on", content.ignored),
+        ]
+    )
+
+
+def _left_out(title: str, files: Mapping[str, str]) -> Html:
+    if not files:
+        return Html("")
+    table = html.table(["File", "Reason"], list(files.items()), caption=f"{title}: {len(files):,}.")
+    return table if len(files) <= LISTED_CLASSES else html.details(f"{title}: {len(files):,} files", table)
+
+
+def _recipe(content: ReportContent) -> Html:
+    return html.join(
+        [
+            html.paragraph("The command that repeats this run:"),
+            html.code(content.command),
+            html.details("The whole recipe", html.code(content.recipe_toml)),
+            html.element("h3", "Where it ran"),
+            html.facts(content.environment),
+        ]
+    )

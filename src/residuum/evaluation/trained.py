@@ -1,0 +1,137 @@
+"""Scores of a trained network: a bundle, on a part of the set it was trained on or of any other with its classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from residuum import hardware, recipe
+from residuum.data.loading import EvalLoader, OnBadImage
+from residuum.data.parts import PART_NAMES
+from residuum.data.sets import ImageSet
+from residuum.data.sources import open_parts, open_single
+from residuum.errors import DataError, WeightsError
+from residuum.evaluation.evaluate import Predictions, Scores
+from residuum.evaluation.evaluate import evaluate as score
+from residuum.models import saved
+
+
+def evaluate(
+    bundle: str | Path,
+    data: str | None = None,
+    split: str | None = None,
+    *,
+    precision: hardware.Precision = "fp32",
+    batch_size: int = 256,
+    device: str = "auto",
+    workers: int = 0,
+    on_bad_image: OnBadImage = "error",
+) -> Scores:
+    """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
+
+    Without `data` it is the set that the network was trained on, with the same pictures held out.
+
+    Raises:
+        WeightsError: the bundle cannot be used.
+        DataError: the set, the part or a picture cannot be used, or a class is unknown to the network.
+    """
+    scores, _, _, _ = evaluate_in_full(
+        bundle,
+        data,
+        split,
+        precision=precision,
+        batch_size=batch_size,
+        device=device,
+        workers=workers,
+        on_bad_image=on_bad_image,
+    )
+    return scores
+
+
+def evaluate_in_full(
+    bundle: str | Path,
+    data: str | None,
+    split: str | None,
+    *,
+    precision: hardware.Precision,
+    batch_size: int,
+    device: str,
+    workers: int,
+    on_bad_image: OnBadImage,
+) -> tuple[Scores, Predictions, ImageSet, dict[str, str]]:
+    """As `evaluate`; returns also the predictions, their pictures, and the skipped files with their reasons."""
+    place = hardware.choose_device(device)
+    trained = saved.load(Path(bundle), place)
+    images = _pictures(trained, data, split)
+    loader = EvalLoader(
+        images,
+        trained.preprocessing,
+        batch_size,
+        device=place,
+        channels_last=True,
+        workers=workers,
+        on_bad_image=on_bad_image,
+    )
+    autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
+    scores, predictions = score(trained.model, loader, trained.classes, autocast)
+    return scores, predictions, images, loader.skipped
+
+
+def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> ImageSet:
+    own = trained.card.get("data", {}).get("source", "")
+    if data is not None and not _same(data, own):
+        return open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
+    if not own or "recipe" not in trained.card:
+        raise WeightsError(
+            "The bundle does not say which set it was trained on.",
+            expected="Expected a bundle that 'residuum train' wrote.",
+            hint="Name the set: residuum evaluate BUNDLE --data DATA",
+        )
+    parts = open_parts(recipe.override(recipe.from_dict(trained.card["recipe"]), {"data.source": data or own}).data)
+    by_name = {"test": parts.test, "val": parts.val, "train": parts.train}
+    present = {name: part for name, part in by_name.items() if part is not None}
+    name = next(iter(present)) if split is None else PART_NAMES.get(split.lower(), split)
+    if name not in present:
+        raise DataError(
+            f"The set that the model was trained on has no part {split!r}.",
+            expected=f"It has {', '.join(present)}.",
+            hint="Leave out --split, or name another set with --data.",
+        )
+    images = present[name]
+    if images.classes != trained.classes:
+        raise DataError(
+            f"The set {own!r} has other classes now: {', '.join(images.classes[:10])}.",
+            expected=f"Expected {', '.join(trained.classes[:10])}.",
+            hint="Name the set to evaluate on: residuum evaluate BUNDLE --data DATA",
+        )
+    return images
+
+
+def _same(data: str, own: str) -> bool:
+    """Whether two sources are the same one, so that what was held out in training is held out here."""
+    return data == own or (Path(data).exists() and Path(own).exists() and Path(data).resolve() == Path(own).resolve())
+
+
+def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -> list[dict[str, object]]:
+    """Returns one row a picture for a table: file, label, predicted, prob, correct."""
+    best = predictions.top[:, 0]
+    return [
+        {
+            "file": images.name(int(index)),
+            "label": classes[int(label)],
+            "predicted": classes[int(guess)],
+            "prob": round(float(prob), 6),
+            "correct": bool(guess == label),
+        }
+        for index, label, guess, prob in zip(
+            predictions.indices, predictions.labels, best, predictions.probs[:, 0], strict=True
+        )
+    ]
+
+
+def mistakes(predictions: Predictions, count: int) -> list[int]:
+    """Returns the places in `predictions` of the most confident mistakes, most confident first."""
+    wrong = np.flatnonzero(~predictions.correct)
+    order = np.argsort(-predictions.probs[wrong, 0], kind="stable")
+    return [int(place) for place in wrong[order[:count]]]

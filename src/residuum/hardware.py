@@ -1,0 +1,125 @@
+"""What the machine computes with: the device, the number format, and the memory allocator's manners.
+
+Source: glibc's mallopt(3) for `keep_freed_memory`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from residuum.errors import UsageError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Autocast = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Returns the device called `name`; "auto" is the first CUDA device, else Apple's, else the CPU.
+
+    Raises:
+        UsageError: no such device, or not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", 0)
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or (device.index or 0) >= here.get(device.type, 0):
+        have = [kind if count == 1 else f"{kind}:0 to {kind}:{count - 1}" for kind, count in here.items() if count]
+        raise UsageError(
+            f"The device {name!r} is not on this machine.",
+            expected=f"Expected auto, or one of {', '.join(have)}.",
+            hint="Leave --device out to let residuum choose.",
+        )
+    return device
+
+
+def choose_precision(wanted: Precision, device: torch.device) -> Literal["fp32", "bf16", "fp16"]:
+    """Returns the number format to compute in; "auto" is bf16 where the hardware has instructions for it, else fp32.
+
+    Raises:
+        UsageError: fp16 on a CPU, where neither gradients nor speed survive it.
+    """
+    if wanted == "fp16" and device.type == "cpu":
+        raise UsageError(
+            "fp16 cannot be used on a CPU.", expected="Expected fp32, bf16 or auto.", hint="Use --precision bf16."
+        )
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
+
+
+def autocast(precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -> Autocast:
+    """Returns a function whose context computes matrix products and convolutions in `precision`."""
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    if precision == "fp32":
+        return contextlib.nullcontext
+    return functools.partial(torch.autocast, device.type, dtype)
+
+
+def keep_freed_memory() -> None:
+    """Tells glibc to keep freed memory for the next step instead of giving it back to the kernel after each.
+
+    A training step on a CPU allocates and frees the same large blocks over and over; without this each is mapped,
+    zeroed and unmapped anew. Does nothing where the C library has no mallopt.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(mmap_threshold, 1 << 30)
+        mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def describe(device: torch.device) -> dict[str, object]:
+    """Returns what a figure needs beside it: versions, processor, cores, device. JSON types."""
+    packages = ("residuum", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
+        "device_type": device.type,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16_in_hardware": choose_precision("auto", device) == "bf16",
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions,
+    }
+
+
+def _cpuinfo() -> str:
+    file = Path("/proc/cpuinfo")
+    return file.read_text(errors="replace") if file.exists() else ""
+
+
+def _cpu_has_bf16() -> bool:
+    words = set(_cpuinfo().split())
+    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", maxsplit=1)[1].strip()
+    return platform.processor() or platform.machine()

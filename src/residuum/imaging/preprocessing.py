@@ -1,0 +1,124 @@
+"""What turns an opened picture into the network's input: the one definition for evaluation, prediction and serving.
+
+Shapes: N pictures, C channels, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from residuum.errors import WeightsError
+from residuum.imaging.picture import Mode
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+_STRIP_RATIO = 16
+"""From this ratio of its sides on, a strip is cut before it is resized (see `prepare`)."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What turns a picture into the network's input; stored in every bundle.
+
+    The shorter side is brought to `resize_px`, the central `img_size` x `img_size` pixels are kept, and each channel
+    has its `mean` taken off and is divided by its `std`, both on the 0..1 scale.
+    """
+
+    mode: Mode
+    img_size: int
+    resize_px: int
+    interpolation: Literal["bilinear", "bicubic"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def channels(self) -> int:
+        """3 for RGB, 1 for grey."""
+        return 3 if self.mode == "RGB" else 1
+
+    def as_dict(self) -> dict[str, object]:
+        """Returns the fields as JSON's types; `from_dict` is the inverse."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> Preprocessing:
+        """Builds it from a bundle's JSON.
+
+        Raises:
+            WeightsError: a key is missing or unknown, or a value is not what it must be.
+        """
+        wanted = {field.name for field in fields(cls)}
+        if set(values) != wanted:
+            odd = ", ".join(sorted(wanted.symmetric_difference(values)))
+            raise _malformed(f"these keys are missing or unknown: {odd}")
+        if values["mode"] not in ("RGB", "L"):
+            raise _malformed(f"mode is {values['mode']!r}")
+        if values["interpolation"] not in _FILTERS:
+            raise _malformed(f"interpolation is {values['interpolation']!r}")
+        for key in ("img_size", "resize_px"):
+            if type(values[key]) is not int or not 1 <= cast(int, values[key]) <= 65_536:
+                raise _malformed(f"{key} is {values[key]!r}")
+        channels = 3 if values["mode"] == "RGB" else 1
+        numbers = {key: _numbers(values[key], channels, key) for key in ("mean", "std")}
+        if min(numbers["std"]) <= 0:
+            raise _malformed(f"std is {values['std']!r}")
+        return cls(**{**values, **numbers})  # type: ignore[arg-type]
+
+
+def prepare(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Returns the network's view of an opened picture: resized with antialiasing, and the centre cropped.
+
+    Shapes: uint8 [C, img_size, img_size]. The picture has `preprocessing.mode`. Nothing is padded: where `resize_px`
+    is below `img_size`, the shorter side is brought to `img_size`. A strip more than 16 times as long as wide is cut
+    to that ratio first; the crop never sees its ends, and resizing them could cost any amount of memory.
+    """
+    crop_px = preprocessing.img_size
+    side_px = max(preprocessing.resize_px, crop_px)
+    width, height = picture.size
+    shorter = min(width, height)
+    if max(width, height) > _STRIP_RATIO * shorter:
+        width, height = min(width, _STRIP_RATIO * shorter), min(height, _STRIP_RATIO * shorter)
+        left, top = (picture.width - width) // 2, (picture.height - height) // 2
+        picture = picture.crop((left, top, left + width, top + height))
+    if shorter != side_px:
+        # The longer side is rounded down, as torchvision's Resize does.
+        size = (max(side_px, width * side_px // shorter), max(side_px, height * side_px // shorter))
+        picture = picture.resize(size, _FILTERS[preprocessing.interpolation])
+    left, top = round((picture.width - crop_px) / 2), round((picture.height - crop_px) / 2)
+    pixels = np.asarray(picture.crop((left, top, left + crop_px, top + crop_px)), dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(crop_px, crop_px, -1).transpose(2, 0, 1))
+
+
+def normalise(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """Returns (x / 255 - mean) / std for each channel. Shapes: uint8 [N, C, H, W] -> float32 [N, C, H, W]."""
+    mean = np.asarray(preprocessing.mean, dtype=np.float32).reshape(-1, 1, 1)
+    std = np.asarray(preprocessing.std, dtype=np.float32).reshape(-1, 1, 1)
+    scaled = images.astype(np.float32)
+    scaled /= np.float32(255)
+    scaled -= mean
+    scaled /= std
+    return scaled
+
+
+def _numbers(values: object, count: int, key: str) -> tuple[float, ...]:
+    if not isinstance(values, list | tuple) or len(values) != count:
+        raise _malformed(f"{key} is {values!r}, not a list of {count}")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise _malformed(f"{key} is {values!r}")
+    return tuple(float(value) for value in values)
+
+
+def _malformed(what: str) -> WeightsError:
+    return WeightsError(
+        f"The bundle's preprocessing is malformed: {what}.",
+        expected="Expected mode, img_size, resize_px, interpolation, mean and std as residuum writes them.",
+        hint="Train or download the bundle again.",
+    )

@@ -1,0 +1,59 @@
+"""A network in a bundle: into numpy's arrays and back, so that the bundle knows nothing of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from residuum import bundle
+from residuum.errors import UsageError, WeightsError
+from residuum.imaging import Preprocessing
+from residuum.models._catalog import create_model
+from residuum.models.layers import Network
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A bundle's network with its weights, in evaluation mode, and what goes with it."""
+
+    model: Network
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    card: Mapping[str, Any]
+
+
+def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
+    """Returns a state dict as arrays, contiguous in memory."""
+    return {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+
+
+def load(folder: Path, device: torch.device | None = None) -> Saved:
+    """Returns the network of a bundle, every file checked against its hash.
+
+    Raises:
+        WeightsError: there is no usable bundle in `folder`, or its tensors are not those of the network that its card
+        names.
+    """
+    tensors, card = bundle.read(folder)
+    try:
+        model = create_model(**card["model"])
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
+    except (UsageError, RuntimeError, TypeError) as error:
+        raise WeightsError(
+            f"The weights in {folder} do not fit the network that its model.json names: {error}",
+            expected=f"Expected the tensors of {card['model']['name']}.",
+            hint="Train it anew, or use the version of residuum that wrote it.",
+        ) from error
+    return Saved(
+        model=model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last).eval(),
+        classes=tuple(card["classes"]),
+        preprocessing=Preprocessing.from_dict(card["preprocessing"]),
+        card=card,
+    )

@@ -1,0 +1,510 @@
+"""A recipe: everything that decides what a training run does, as frozen, typed data.
+
+A recipe is written in Python (`residuum.recipes`) or as TOML, and single values are changed by dotted key
+(`optim.lr=0.05`). Every key is checked against its type; an unknown key is answered with the closest one. A table with
+variants (`optim`, `schedule`, `augment.crop`, `augment.policy`) is a union of dataclasses told apart by its key `name`,
+so that no key is ever read and ignored.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import tomli_w
+
+from residuum.errors import RecipeError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Model:
+    """The network. An option left out is the network's own default; one that the network does not have is refused."""
+
+    name: str = "resnet20_cifar"
+    shortcut: Literal["A", "B", "C"] | None = None
+    stride_in: Literal["1x1", "3x3"] | None = None
+    stem: Literal["imagenet", "cifar"] | None = None
+    zero_init_last: bool | None = None
+    drop_path: float | None = None
+    width: float | None = None
+    groups: int | None = None
+    checkpoint_activations: bool | None = None
+
+    def options(self) -> dict[str, object]:
+        """The options that were set, by name."""
+        return {key: value for key, value in vars(self).items() if key != "name" and value is not None}
+
+
+@dataclass(frozen=True)
+class Data:
+    """The image set, and how its pictures reach the network.
+
+    `source` is what `--data` takes. `val_fraction` of the training pictures is held out where the source has no
+    validation part (0: none is, and the last weights are the result); `test_fraction` likewise. `img_size` is the side
+    in pixels that the network sees, `resize_px` the shorter side that a picture is brought to before the centre crop at
+    evaluation.
+    """
+
+    source: str = "digits"
+    img_size: int = 32
+    resize_px: int = 32
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    normalise: Literal["set", "imagenet"] = "set"
+    batch_size: int = 128
+    eval_batch_size: int = 256
+    val_fraction: float = 0.2
+    test_fraction: float = 0.0
+    split_seed: int = 0
+    on_bad_image: Literal["error", "skip"] = "error"
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class CenterCrop:
+    """The centre, as at evaluation: no randomness."""
+
+    name: Literal["center"] = "center"
+
+
+@dataclass(frozen=True)
+class PadCrop:
+    """`px` pixels of mean colour on every side, then a crop at a random place (arXiv:1512.03385, section 4.2)."""
+
+    name: Literal["pad"] = "pad"
+    px: int = 4
+
+
+@dataclass(frozen=True)
+class ScaleCrop:
+    """The shorter side resized to a random length, then a crop at a random place (arXiv:1512.03385, section 3.4)."""
+
+    name: Literal["scale"] = "scale"
+    min_px: int = 256
+    max_px: int = 480
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of the area at a random aspect ratio, resized (arXiv:1409.4842, section 6)."""
+
+    name: Literal["resized"] = "resized"
+    area_min: float = 0.08
+    area_max: float = 1.0
+    ratio_max: float = 4 / 3
+
+
+Crop = CenterCrop | PadCrop | ScaleCrop | ResizedCrop
+
+
+@dataclass(frozen=True)
+class NoPolicy:
+    """No sequence of random operations."""
+
+    name: Literal["none"] = "none"
+
+
+@dataclass(frozen=True)
+class RandAugment:
+    """`ops` random operations of strength `magnitude` in 0..30 (arXiv:1909.13719)."""
+
+    name: Literal["rand_augment"] = "rand_augment"
+    ops: int = 2
+    magnitude: int = 9
+
+
+@dataclass(frozen=True)
+class TrivialAugment:
+    """One random operation of random strength (arXiv:2103.10158)."""
+
+    name: Literal["trivial_augment"] = "trivial_augment"
+
+
+Policy = NoPolicy | RandAugment | TrivialAugment
+
+
+@dataclass(frozen=True)
+class Augment:
+    """What happens to training pictures, in this order: crop, flip, policy, colour, lighting, erasing, mixing.
+
+    `flip` "alternate" mirrors every picture in every second epoch, a random half of them first. `rotate` is the largest
+    angle in degrees. `brightness`, `contrast`, `saturation` are the widths of random factors around 1; `lighting` is
+    the standard deviation of the noise along the principal components of colour (AlexNet). `erasing` is the probability
+    of erasing a rectangle. `mixup` and `cutmix` are the parameters of their Beta distributions (0: off; both: one of
+    the two at random, batch by batch).
+    """
+
+    crop: Crop = CenterCrop()
+    flip: Literal["none", "random", "alternate"] = "none"
+    policy: Policy = NoPolicy()
+    rotate: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    lighting: float = 0.0
+    erasing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sgd:
+    """Stochastic gradient descent with momentum; `weight_decay` spares norms and biases unless `decay_all`."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: float = 0.1
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    decay_all: bool = False
+    clip_norm: float = math.inf
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with decoupled weight decay (arXiv:1711.05101), which spares norms and biases unless `decay_all`."""
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    weight_decay: float = 0.05
+    decay_all: bool = False
+    clip_norm: float = math.inf
+
+
+Optim = Sgd | AdamW
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The rate is multiplied by `factor` at each of `at_epochs`."""
+
+    name: Literal["steps"] = "steps"
+    at_epochs: tuple[float, ...] = ()
+    factor: float = 0.1
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    warmup: Literal["linear", "constant"] = "linear"
+
+
+@dataclass(frozen=True)
+class Cosine:
+    """Half a cosine from the rate to `final_factor` times the rate (arXiv:1608.03983, without restarts)."""
+
+    name: Literal["cosine"] = "cosine"
+    final_factor: float = 0.0
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    warmup: Literal["linear", "constant"] = "linear"
+
+
+@dataclass(frozen=True)
+class OneCycle:
+    """Linear up from `initial_factor` to the rate until `peak` of the run, then down (arXiv:1708.07120)."""
+
+    name: Literal["one_cycle"] = "one_cycle"
+    peak: float = 0.25
+    initial_factor: float = 0.04
+    final_factor: float = 0.0
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Multiplied by `factor` when the best validation error is `patience_epochs` old (arXiv:1512.03385, 3.4)."""
+
+    name: Literal["plateau"] = "plateau"
+    factor: float = 0.1
+    patience_epochs: int = 5
+    min_factor: float = 1e-4
+    warmup_epochs: float = 0.0
+    warmup_factor: float = 0.01
+    warmup: Literal["linear", "constant"] = "linear"
+
+
+Schedule = Steps | Cosine | OneCycle | Plateau
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a training run does.
+
+    `average_decay` is the decay per step of the moving average of the weights, which is then what is evaluated and kept
+    (0: off). `accumulate` splits each batch into so many parts, whose gradients add up to the batch's. `bce` trains
+    every class as a yes-or-no question (arXiv:2110.00476). `precision` "auto" is bf16 where the hardware computes in
+    it, float32 elsewhere.
+    """
+
+    name: str = "custom"
+    epochs: int = 10
+    seed: int = 0
+    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    label_smoothing: float = 0.0
+    average_decay: float = 0.0
+    accumulate: int = 1
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    channels_last: bool = True
+    compile: bool = False
+    log_every_steps: int = 20
+    eval_every_epochs: int = 1
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    augment: Augment = field(default_factory=Augment)
+    optim: Optim = field(default_factory=Sgd)
+    schedule: Schedule = field(default_factory=Cosine)
+
+
+@dataclass(frozen=True)
+class Expect:
+    """What a recipe must reach on the test part, in percent, and who says so."""
+
+    source: str
+    top1_error: float | None = None
+    seeds: int = 1
+
+
+ALIASES: Mapping[str, str] = {
+    "model": "model.name",
+    "data": "data.source",
+    "batch_size": "data.batch_size",
+    "img_size": "data.img_size",
+    "workers": "data.workers",
+    "on_bad_image": "data.on_bad_image",
+    "lr": "optim.lr",
+}
+"""Short names of keys, as the command line's flags and Python's keyword arguments know them."""
+
+_LIMITS: Mapping[str, tuple[float, float]] = {
+    "epochs": (0, math.inf),
+    "seed": (0, 2**63 - 1),
+    "accumulate": (1, math.inf),
+    "label_smoothing": (0, 0.99),
+    "average_decay": (0, 0.999999),
+    "log_every_steps": (1, math.inf),
+    "eval_every_epochs": (1, math.inf),
+    "img_size": (4, 4096),
+    "resize_px": (4, 8192),
+    "batch_size": (1, 1_000_000),
+    "eval_batch_size": (1, 1_000_000),
+    "val_fraction": (0, 0.9),
+    "test_fraction": (0, 0.9),
+    "split_seed": (0, 2**63 - 1),
+    "workers": (0, 1024),
+    "px": (0, 1024),
+    "min_px": (4, 8192),
+    "max_px": (4, 8192),
+    "area_min": (0.001, 1),
+    "area_max": (0.001, 1),
+    "ratio_max": (1, 100),
+    "ops": (1, 16),
+    "magnitude": (0, 30),
+    "rotate": (0, 180),
+    "brightness": (0, 1),
+    "contrast": (0, 1),
+    "saturation": (0, 1),
+    "lighting": (0, 1),
+    "erasing": (0, 1),
+    "mixup": (0, 100),
+    "cutmix": (0, 100),
+    "lr": (0, math.inf),
+    "momentum": (0, 0.9999),
+    "beta1": (0, 0.9999),
+    "beta2": (0, 0.999999),
+    "weight_decay": (0, math.inf),
+    "clip_norm": (1e-12, math.inf),
+    "factor": (0, 1),
+    "final_factor": (0, 1),
+    "initial_factor": (0, 1),
+    "min_factor": (0, 1),
+    "warmup_factor": (0, 1),
+    "warmup_epochs": (0, math.inf),
+    "patience_epochs": (1, math.inf),
+    "peak": (0, 1),
+    "drop_path": (0, 0.99),
+    "width": (0.01, 100),
+    "groups": (1, 4096),
+}
+
+D = TypeVar("D")
+
+
+def to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Returns the recipe as nested dicts of TOML's types; options that are None are left out."""
+
+    def plain(value: object) -> object:
+        if dataclasses.is_dataclass(value):
+            return {f.name: plain(v) for f in fields(value) if (v := getattr(value, f.name)) is not None}
+        return list(value) if isinstance(value, tuple) else value
+
+    return typing.cast(dict[str, Any], plain(recipe))
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Returns the recipe as TOML; `from_toml` is its inverse."""
+    return tomli_w.dumps(to_dict(recipe))
+
+
+def from_dict(values: Mapping[str, Any]) -> Recipe:
+    """Builds a recipe from nested dicts; what is left out has its default.
+
+    Raises:
+        RecipeError: an unknown key, a wrong type or a value out of range.
+    """
+    return _build(Recipe, values, "")
+
+
+def from_toml(text: str) -> Recipe:
+    """Builds a recipe from TOML.
+
+    Raises:
+        RecipeError: not TOML, an unknown key, a wrong type or a value out of range.
+    """
+    try:
+        return from_dict(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(
+            f"The recipe is not valid TOML: {error}.",
+            expected="Expected lines such as 'epochs = 10' and tables such as '[optim]'.",
+            hint="Start from a working one: residuum recipes show digits > mine.toml",
+        ) from error
+
+
+def read(path: Path) -> Recipe:
+    """Reads a recipe from a TOML file.
+
+    Raises:
+        RecipeError: the file cannot be read, or `from_toml` refuses it.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(
+            f"Cannot read the recipe {path}: {error}.",
+            expected="Expected a TOML file in UTF-8.",
+            hint="Start from a working one: residuum recipes show digits > mine.toml",
+        ) from error
+    return from_toml(text)
+
+
+def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
+    """Returns the recipe with single values changed; keys are dotted (`optim.lr`) or one of `ALIASES`.
+
+    A string is read as a TOML value where the key's type is not a string, so that `--set epochs=3` works. Setting a
+    variant's `name` (`optim.name=adamw`) starts from that variant's defaults, whatever the order of the changes.
+
+    Raises:
+        RecipeError: an unknown key, a wrong type or a value out of range.
+    """
+    values = to_dict(recipe)
+    changes = {ALIASES.get(key, key): value for key, value in changes.items()}
+    for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".name")):
+        *tables, last = key.split(".")
+        table, of = values, "recipe"
+        for name in tables:
+            if not isinstance(table.get(name), dict):
+                raise _unknown(name, [k for k, v in table.items() if isinstance(v, dict)], of, "table")
+            table, of = table[name], name
+        if last == "name" and key != "name" and key != "model.name" and table.get("name") != value:
+            table.clear()
+        if isinstance(table.get(last), dict):
+            raise RecipeError(
+                f"'{key}' is a table and cannot be set to {value!r}.",
+                expected=f"Expected one of its keys: {', '.join(f'{key}.{k}' for k in table[last])}.",
+                hint=f"For example: --set {key}.name=...",
+            )
+        table[last] = value
+    return from_dict(values)
+
+
+def _build(kind: type[D], values: Mapping[str, Any], path: str) -> D:
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise _unknown(key, hints, path.rstrip(".") or "recipe", "key")
+    built = {key: _convert(hints[key], value, f"{path}{key}") for key, value in values.items()}
+    return kind(**built)
+
+
+def _convert(wanted: Any, value: Any, key: str) -> Any:
+    """Returns `value` as `wanted`, a type of one of the fields above."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        tables: list[Any] = [kind for kind in arguments if dataclasses.is_dataclass(kind)]
+        if not tables:
+            return _convert(next(kind for kind in arguments if kind is not types.NoneType), value, key)
+        wanted = _variant(tables, value, key)
+    if dataclasses.is_dataclass(wanted):
+        if not isinstance(value, Mapping):
+            raise _wrong(key, value, "a table")
+        return _build(typing.cast(Any, wanted), value, f"{key}.")
+    if origin is Literal:
+        if value not in arguments:
+            raise _wrong(
+                key, value, f"one of {', '.join(map(str, arguments))}", did_you_mean(str(value), map(str, arguments))
+            )
+        return value
+    if wanted is str:
+        if not isinstance(value, str):
+            raise _wrong(key, value, "a text")
+        return value
+    if isinstance(value, str):
+        value = _literal(value)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(key, value, "a list")
+        return tuple(_convert(arguments[0], item, key) for item in value)
+    return _number(wanted, value, key)
+
+
+def _variant(kinds: list[Any], value: Any, key: str) -> Any:
+    """Returns the one of `kinds` whose default `name` is `value["name"]`."""
+    names = {str(fields(kind)[0].default): kind for kind in kinds}
+    if not isinstance(value, Mapping) or "name" not in value:
+        raise _wrong(key, value, f"a table with the key 'name', one of {', '.join(names)}")
+    if value["name"] not in names:
+        raise _wrong(
+            f"{key}.name", value["name"], f"one of {', '.join(names)}", did_you_mean(str(value["name"]), names)
+        )
+    return names[value["name"]]
+
+
+def _number(wanted: Any, value: Any, key: str) -> Any:
+    words: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
+    if wanted is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted:
+        raise _wrong(key, value, words[wanted])
+    low, high = _LIMITS.get(key.rsplit(".", maxsplit=1)[-1], (-math.inf, math.inf))
+    if wanted is not bool and not low <= value <= high:
+        raise _wrong(key, value, f"{words[wanted]} from {low:g} to {high:g}")
+    return value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _wrong(key: str, value: object, expected: str, closest: str = "") -> RecipeError:
+    return RecipeError(
+        f"The recipe key '{key}' cannot be {value!r}.",
+        expected=f"Expected {expected}.",
+        hint=closest or "See a complete recipe with: residuum recipes show digits",
+    )
+
+
+def _unknown(name: str, known: typing.Iterable[str], of: str, what: str) -> RecipeError:
+    known = list(known)
+    return RecipeError(
+        f"{of!r} has no {what} '{name}'." if of != "recipe" else f"A recipe has no {what} '{name}'.",
+        expected=did_you_mean(name, known) or f"Its {what}s are {', '.join(known)}.",
+        hint="See a complete recipe with: residuum recipes show digits",
+    )

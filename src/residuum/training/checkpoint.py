@@ -1,0 +1,110 @@
+"""Everything of a run that changes, into `last/` and back; and its best weights, into `best/`.
+
+Both are bundles that `residuum predict` takes. `last/` holds besides the tensors that training needs
+(`train_state.safetensors`: the weights themselves where the bundle's are their average, and the optimizer's state by
+parameter name) and its numbers (`train_state.json`). Random states need no saving: what is random in a step is a
+function of the seed and the step's number.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from residuum import __version__, bundle, recipe
+from residuum.errors import WeightsError
+from residuum.models.saved import arrays
+
+if TYPE_CHECKING:
+    from residuum.training.run import Run
+
+TENSORS, NUMBERS = "train_state.safetensors", "train_state.json"
+
+
+def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
+    """Writes `last/`, and before it `best/` where the weights are the best so far."""
+    card = {
+        "model": run.model_card,
+        "classes": list(run.classes),
+        "preprocessing": run.preprocessing.as_dict(),
+        "licence": "unspecified",
+        "scores": scores,
+        "epoch": run.epoch,
+        "step": run.step,
+        "recipe": _json(recipe.to_dict(run.recipe)),
+        "data": {key: run.parts.record[key] for key in ("source", "kind") if key in run.parts.record},
+        "residuum": __version__,
+    }
+    weights = arrays(run.averaged.model.state_dict())
+    if best:
+        bundle.write(run.folder / "best", weights, card)
+    extra = {
+        TENSORS: safetensors.torch.save(_tensors(run)),
+        NUMBERS: json.dumps(run.numbers(), indent=2).encode(),
+    }
+    bundle.write(run.folder / "last", weights, card, extra)
+
+
+def restore(run: Run) -> None:
+    """Brings `run` back to where its `last/` left it.
+
+    Raises:
+        WeightsError: `last/` is missing, broken, or not of this run's network and optimizer.
+    """
+    folder = run.folder / "last"
+    extra = bundle.read_extra(folder)
+    weights, _ = bundle.read(folder)
+    try:
+        state = safetensors.torch.load(extra[TENSORS])
+        run.averaged.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        own = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
+        if own:
+            run.model.load_state_dict(own)
+        _restore_optimizer(run.optimizer, run.model, state)
+        run.restore_numbers(json.loads(extra[NUMBERS]))
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise WeightsError(
+            f"Cannot go on from {folder}: {error}",
+            expected="Expected the checkpoint that this run's recipe left there.",
+            hint="Resume with the recipe that the run was started with, or start a new run.",
+        ) from error
+
+
+def _tensors(run: Run) -> dict[str, Tensor]:
+    tensors = {}
+    if run.averaged.model is not run.model:
+        tensors = {f"model.{name}": tensor for name, tensor in run.model.state_dict().items()}
+    for name, parameter in run.model.named_parameters():
+        for key, value in run.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{key}.{name}"] = value
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, tensor in state.items():
+        if name.startswith("optimizer."):
+            _, key, parameter_name = name.split(".", maxsplit=2)
+            parameter = parameters[parameter_name]
+            tensor = tensor.to(parameter.device) if tensor.ndim else tensor
+            if tensor.shape == parameter.shape and parameter.ndim == 4:
+                tensor = torch.empty_like(parameter).copy_(tensor)  # in the parameter's memory format
+            optimizer.state[parameter][key] = tensor
+
+
+def _json(value: Any) -> Any:
+    """Returns a recipe's values in JSON's types: an infinity becomes its name."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    return repr(value) if isinstance(value, float) and value in (float("inf"), float("-inf")) else value
+
+
+def is_run(folder: Path) -> bool:
+    """Whether `folder` holds a run that can be resumed."""
+    return (folder / "recipe.toml").is_file() and (folder / "last").is_dir()

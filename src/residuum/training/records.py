@@ -1,0 +1,84 @@
+"""What a run writes down while it goes: metrics.jsonl (one object a line), metrics.csv, log.txt; and who listens."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+Record = dict[str, object]
+Listener = Callable[[Record], None]
+
+COLUMNS = (
+    "kind", "epoch", "step", "loss", "lr", "grad_norm", "images_per_s", "seconds",
+    "val_loss", "val_top1", "val_top5", "val_ece", "text",
+)  # fmt: skip
+
+
+class Records:
+    """The records of the run in `folder`; `listener` is told each one (the command line's progress)."""
+
+    def __init__(self, folder: Path, listener: Listener | None = None) -> None:
+        self.folder = folder
+        self.listener = listener
+        self.history: list[Record] = []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def jsonl(self) -> Path:
+        """The file of records, one JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+    def write(self, **record: object) -> None:
+        """Appends a record of `kind` "step" or "epoch"; a "start" or "note" (for people) goes to log.txt alone."""
+        if self.listener:
+            self.listener(record)
+        with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
+            log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line(record)}\n")
+        if record["kind"] not in ("step", "epoch"):
+            return
+        self.history.append(record)
+        with self.jsonl.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def note(self, text: str) -> None:
+        """Appends a text for people."""
+        self.write(kind="note", text=text)
+
+    def rewind(self, step: int) -> None:
+        """Drops the records after `step`, which a resumed run is about to write again."""
+        if not self.jsonl.exists():
+            return
+        lines = self.jsonl.read_text(encoding="utf-8").splitlines()
+        self.history = [record for text in lines if (record := _parse(text)) and int(str(record["step"])) <= step]
+        self.jsonl.write_text("".join(json.dumps(record) + "\n" for record in self.history), encoding="utf-8")
+
+    def epochs(self) -> list[Record]:
+        """The records of whole epochs."""
+        return [record for record in self.history if record["kind"] == "epoch"]
+
+    def write_csv(self) -> None:
+        """Writes all records as metrics.csv."""
+        with (self.folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [name for name in COLUMNS if name != "text"], extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(self.history)
+
+
+def line(record: Mapping[str, object]) -> str:
+    """Returns a record as a line for people."""
+    if record["kind"] == "note":
+        return str(record["text"])
+    parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in record.items()]
+    return "  ".join(part for part in parts if not part.startswith("kind "))
+
+
+def _parse(text: str) -> Record | None:
+    """Returns a record, or None for a line that a killed writer left half-written."""
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "step" in record else None

@@ -1,0 +1,98 @@
+"""What people read of a finished run: plots/ and report.html."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from residuum import hardware, recipe
+from residuum.evaluation.pictures import Mistake, Picture, as_pixels
+from residuum.evaluation.report import ReportContent, write_report
+from residuum.evaluation.trained import mistakes
+from residuum.training.run import Result, Run
+
+PICTURES, MISTAKES = 32, 12
+"""How many training pictures, and how many mistakes, the report shows."""
+
+
+def write_summary(run: Run, result: Result) -> None:
+    """Writes plots/ and report.html."""
+    record = run.parts.record
+    bundle = shlex.quote(str(run.folder / "best"))
+    content = ReportContent(
+        title=f"{run.recipe.model.name} on {run.recipe.data.source}",
+        part=result.part,
+        scores=result.scores,
+        predictions=result.predictions,
+        model=run.recipe.model.name,
+        parameters=sum(parameter.numel() for parameter in run.model.parameters()),
+        images=len(run.parts.train),
+        epochs=run.epoch,
+        seconds=run.seconds,
+        records=run.records.history,
+        recipe_toml=recipe.to_toml(run.recipe),
+        command=f"residuum train --recipe {shlex.quote(str(run.folder / 'recipe.toml'))}",
+        class_counts=_mapping(record.get("counts")),
+        data_facts={"source": record.get("source"), "kind": record.get("kind"), **_mapping(record.get("split"))},
+        environment=hardware.describe(run.device),
+        next_commands={
+            "Predict": f"residuum predict {bundle} {shlex.quote(str(run.sample or 'PICTURE'))}",
+            "Evaluate": f"residuum evaluate {bundle} --data DATA",
+            "Check the pictures": f"residuum check {shlex.quote(run.recipe.data.source)}",
+        },
+        training_pictures=_as_the_network_sees_them(run),
+        mistakes=_worst(run, result),
+        warnings=as_list(record.get("warnings")),
+        skipped=run.skipped,
+        ignored=_ignored(record),
+    )
+    write_report(run.folder / "report.html", content, plots=run.folder / "plots")
+
+
+def as_list(value: object) -> list[str]:
+    """Returns a record's list of sentences; nothing is an empty one."""
+    return [str(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
+
+
+def ignored_in_words(record: Mapping[str, object]) -> list[str]:
+    """Returns a sentence for each file, or kind of file, that is no picture of the set."""
+    return [f"Ignored {name}: {reason}." for name, reason in _ignored(record).items()]
+
+
+def _ignored(record: Mapping[str, object]) -> dict[str, str]:
+    return {str(name): str(reason) for name, reason in _mapping(record.get("ignored")).items()}
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _as_the_network_sees_them(run: Run) -> list[Picture]:
+    batches = run.train_loader.epoch(0)
+    batch = next(batches)
+    batches.close()  # type: ignore[attr-defined]
+    count = min(PICTURES, len(batch.labels))
+    mean, std = run.preprocessing.mean, run.preprocessing.std
+    pixels = as_pixels(batch.images[:count].float().cpu().numpy(), mean, std)
+    return [Picture(image, run.classes[int(label)]) for image, label in zip(pixels, batch.labels[:count], strict=True)]
+
+
+def _worst(run: Run, result: Result) -> list[Mistake]:
+    shown = []
+    for place in mistakes(result.predictions, MISTAKES):
+        index = int(result.predictions.indices[place])
+        picture = result.images.open(index)
+        picture.thumbnail((256, 256))
+        shown.append(
+            Mistake(
+                np.atleast_3d(np.asarray(picture)),
+                label=run.classes[int(result.predictions.labels[place])],
+                predicted=run.classes[int(result.predictions.top[place, 0])],
+                prob=float(result.predictions.probs[place, 0]),
+                name=result.images.name(index),
+            )
+        )
+    return shown

@@ -1,0 +1,96 @@
+"""Recomputing activations changes nothing but the memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+
+from residuum.models.resnet import ResNet
+
+
+def network(checkpoint_activations: bool, **options: Any) -> ResNet:
+    torch.manual_seed(0)
+    depths = options.pop("depths", (2, 2))
+    return ResNet("basic", depths, channels=8, stem="cifar", checkpoint_activations=checkpoint_activations, **options)
+
+
+def step(model: nn.Module) -> None:
+    torch.manual_seed(1)
+    F.cross_entropy(model(torch.randn(8, 3, 16, 16)), torch.arange(8)).backward()
+
+
+@pytest.mark.parametrize("options", [{}, {"drop_path": 0.5}, {"order": "pre"}, {"shortcut": "A"}, {"shortcut": None}])
+def test_the_same_gradients_and_statistics_bit_for_bit(options: dict[str, Any]) -> None:
+    stored, recomputed = network(False, **options), network(True, **options)
+    for _ in range(2):
+        step(stored)
+        step(recomputed)
+    for (key, expected), weight in zip(stored.named_parameters(), recomputed.parameters(), strict=True):
+        assert expected.grad is not None
+        assert weight.grad is not None
+        assert torch.equal(weight.grad, expected.grad), key
+    for key, value in stored.state_dict().items():
+        assert torch.equal(recomputed.state_dict()[key], value), key
+    norms = [layer for layer in recomputed.modules() if isinstance(layer, nn.BatchNorm2d)]
+    assert all(layer.momentum == 0.1 and layer.num_batches_tracked == 2 for layer in norms)
+
+
+def test_compiled_too() -> None:
+    stored, recomputed = network(False), network(True)
+    step(stored)
+    step(torch.compile(recomputed, backend="aot_eager", fullgraph=True))
+    for (key, expected), weight in zip(stored.named_parameters(), recomputed.named_parameters(), strict=True):
+        torch.testing.assert_close(weight[1].grad, expected.grad, msg=key)
+    torch.testing.assert_close(recomputed.state_dict(), stored.state_dict())
+
+
+def kept_bytes(model: ResNet) -> int:
+    """The bytes of the layers' outputs that are still there when the forward pass is over."""
+    outputs: list[tuple[StorageWeakRef, int]] = []
+
+    def note(_: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        storage = output.untyped_storage()
+        outputs.append((StorageWeakRef(storage), storage.nbytes()))
+
+    for layer in model.modules():
+        layer.register_forward_hook(note)
+    logits = model(torch.randn(8, 3, 16, 16))
+    kept = {storage.cdata: size for storage, size in outputs if not storage.expired()}
+    assert logits.requires_grad
+    return sum(kept.values())
+
+
+def test_only_the_blocks_inputs_are_kept() -> None:
+    stored, recomputed = kept_bytes(network(False, depths=(20,))), kept_bytes(network(True, depths=(20,)))
+    one = 8 * 8 * 16 * 16 * 4
+    assert recomputed == pytest.approx(one * (20 + 3), rel=0.05)  # the stem keeps its convolution and its relu
+    assert stored > 3 * recomputed
+
+
+RESNET1202_STEP = """
+import resource, sys, torch, torch.nn.functional as F
+from residuum.models import create_model
+images = int(sys.argv[1])
+model = create_model("resnet1202_cifar", checkpoint_activations=True).to(memory_format=torch.channels_last)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+pictures = torch.randn(images, 3, 32, 32).to(memory_format=torch.channels_last)
+loss = F.cross_entropy(model(pictures), torch.arange(images) % 10)
+loss.backward()
+optimizer.step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_resnet1202_takes_a_step_of_128_within_24_gb() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RESNET1202_STEP, "128"], capture_output=True, text=True, check=True, timeout=1800
+    )
+    assert int(done.stdout) < 24e9

@@ -1,0 +1,93 @@
+"""The battery: what every registered network must do, and that its card tells the truth. Registering a network tests it.
+
+Shapes and counts come from the "meta" device, which computes nothing; gradients and weights are real.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load, save
+from torch import nn
+
+from residuum.models import MODELS, Network, create_model
+from residuum.models.complexity import measure
+
+NAMES = MODELS.names()
+
+
+def small_px(name: str) -> int:
+    """A small picture that leaves every batch norm several values: 16 pixels for the nets of 32, 64 for those of 224."""
+    return 16 if MODELS[name].card.input_px == 32 else 64
+
+
+@cache
+def blueprint(name: str) -> Network:
+    """The network without weights."""
+    with torch.device("meta"):
+        return create_model(name).eval()
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def network(request: pytest.FixtureRequest) -> Iterator[tuple[str, Network]]:
+    torch.manual_seed(0)
+    yield request.param, create_model(request.param)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_has_the_exact_counts(name: str) -> None:
+    card = MODELS[name].card
+    counted = measure(blueprint(name), card.input_px)
+    assert (counted.params, counted.multiply_adds) == (card.params, card.multiply_adds)
+    assert sum(layer.params for layer in counted.layers) == card.params
+    assert counted.layers[-1].output_shape == (card.num_classes,)
+    assert (blueprint(name).num_classes, blueprint(name).in_channels) == (card.num_classes, card.in_channels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_features_are_finest_first_and_halve(name: str) -> None:
+    model, px = blueprint(name), small_px(name)
+    with torch.no_grad():
+        features = model.features(torch.empty(2, 3, px, px, device="meta"))
+    channels, strides = model.feature_channels, model.feature_strides
+    assert len(features) == len(model.stages)
+    assert [tuple(each.shape) for each in features] == [
+        (2, depth, px // stride, px // stride) for depth, stride in zip(channels, strides, strict=True)
+    ]
+    assert all(coarse == 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False))
+
+
+def test_every_parameter_gets_a_gradient(network: tuple[str, Network]) -> None:
+    name, model = network
+    images = torch.randn(2, 3, small_px(name), small_px(name))
+    logits = model(images)
+    assert logits.shape == (2, model.num_classes)
+    F.cross_entropy(logits, torch.tensor([1, 2])).backward()
+    for key, weight in model.named_parameters():
+        assert weight.grad is not None, key
+        assert weight.grad.isfinite().all(), key
+        assert weight.grad.any(), key
+    model.zero_grad(set_to_none=True)
+
+
+def test_the_state_survives_safetensors(network: tuple[str, Network]) -> None:
+    name, model = network
+    with torch.device("meta"):
+        again = create_model(name)
+    again.load_state_dict(load(save(model.state_dict())), strict=True, assign=True)
+    state = again.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_classes_and_channels_are_free(name: str) -> None:
+    with torch.device("meta"):
+        model = create_model(name, num_classes=7, in_channels=1)
+        model.reset_head(3)
+    first = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d))
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    assert (first.in_channels, last.out_features, model.num_classes) == (1, 3, 3)

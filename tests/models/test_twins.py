@@ -1,0 +1,97 @@
+"""The networks against torchvision's of the same name: the same function of the same weights, and the published counts.
+
+Weights and running statistics are random: an error in the order of layers or in a renaming does not cancel.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from residuum.models import MODELS, Network, create_model
+from residuum.models.pretrained import TORCHVISION_RESNET, load_torchvision, rename
+
+TWINS = [entry.name for entry in MODELS.entries() if entry.card.twin]
+
+
+def torchvision_twin(name: str) -> nn.Module:
+    """torchvision's network with random convolutions, norms and running statistics."""
+    library, _, twin = (MODELS[name].card.twin or "").partition(":")
+    assert library == "torchvision"
+    with torch.device("meta"):
+        model: nn.Module = torchvision.models.get_model(twin, weights=None)
+    model.to_empty(device="cpu")
+    random = torch.Generator().manual_seed(0)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = (6 / layer.weight[0].numel()) ** 0.5
+            nn.init.uniform_(layer.weight, -bound, bound, generator=random)
+        if isinstance(layer, nn.Linear):
+            nn.init.uniform_(layer.bias, -1, 1, generator=random)
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.weight, 0.2, 1, generator=random)
+            nn.init.uniform_(layer.bias, -0.5, 0.5, generator=random)
+            assert layer.running_mean is not None
+            assert layer.running_var is not None
+            assert layer.num_batches_tracked is not None
+            layer.running_mean.uniform_(-0.5, 0.5, generator=random)
+            layer.running_var.uniform_(0.5, 2, generator=random)
+            layer.num_batches_tracked.fill_(7)
+    return model
+
+
+def twins(name: str) -> tuple[Network, nn.Module]:
+    theirs = torchvision_twin(name)
+    with torch.device("meta"):
+        ours = create_model(name)
+    ours.to_empty(device="cpu")
+    load_torchvision(ours, theirs.state_dict())
+    return ours, theirs
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def test_all_of_torchvisions_residual_nets_are_here() -> None:
+    published = [name for name in torchvision.models.list_models(torchvision.models) if "resne" in name]
+    assert sorted(TWINS) == sorted(published)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_same_function_as_the_twin(name: str) -> None:
+    ours, theirs = twins(name)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = theirs.eval()(images)
+        assert expected.std() > 0.1
+        assert difference(ours.eval()(images), expected) <= 1e-5
+
+
+def test_the_same_gradients_and_running_statistics_as_the_twin() -> None:
+    ours, theirs = twins("resnet50")
+    images = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    labels = torch.tensor([1, 20, 300, 999])
+    for model in (ours, theirs):
+        F.cross_entropy(model.train()(images), labels).backward()
+    weights = dict(ours.named_parameters())
+    for key, expected in theirs.named_parameters():
+        gradient = weights[rename(key, TORCHVISION_RESNET)].grad
+        assert gradient is not None
+        assert expected.grad is not None
+        assert difference(gradient, expected.grad) <= 1e-5, key
+    buffers = dict(ours.named_buffers())
+    for key, statistic in theirs.named_buffers():
+        assert difference(buffers[rename(key, TORCHVISION_RESNET)].double(), statistic.double()) <= 1e-5, key
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_counts_are_those_that_torchvision_publishes(name: str) -> None:
+    published = torchvision.models.get_model_weights(name).DEFAULT.meta
+    card = MODELS[name].card
+    assert card.params == published["num_params"]
+    assert round(card.multiply_adds / 1e9, 3) == published["_ops"]

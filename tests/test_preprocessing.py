@@ -1,0 +1,134 @@
+"""Preprocessing against torchvision, and its way into and out of a bundle."""
+
+from __future__ import annotations
+
+import json
+import resource
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from residuum.errors import WeightsError
+from residuum.imaging import Mode, Preprocessing, normalise, prepare
+
+
+def preprocessing(mode: Mode = "RGB", **changes: Any) -> Preprocessing:
+    channels = 3 if mode == "RGB" else 1
+    values: dict[str, Any] = {"img_size": 24, "resize_px": 32, "interpolation": "bilinear"}
+    values |= {"mean": (0.4,) * channels, "std": (0.25,) * channels}
+    return Preprocessing(mode, **{**values, **changes})
+
+
+def noise(mode: Mode, width: int, height: int, seed: int = 0) -> Image.Image:
+    shape = (height, width, 3) if mode == "RGB" else (height, width)
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8))
+
+
+@given(
+    st.integers(3, 90),
+    st.integers(3, 90),
+    st.integers(4, 48),
+    st.integers(0, 20),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.sampled_from(["RGB", "L"]),
+)
+@settings(deadline=None)
+def test_resize_and_crop_are_torchvisions(
+    w: int, h: int, img_size: int, margin: int, interpolation: str, mode: Mode
+) -> None:
+    if max(w, h) > 16 * min(w, h):
+        w = h
+    wanted = preprocessing(mode, img_size=img_size, resize_px=img_size + margin, interpolation=interpolation)
+    picture = noise(mode, w, h, seed=w * h)
+    twin = v2.Compose(
+        [
+            v2.Resize(img_size + margin, v2.InterpolationMode(interpolation), antialias=True),
+            v2.CenterCrop(img_size),
+            v2.PILToTensor(),
+        ]
+    )
+    np.testing.assert_array_equal(prepare(picture, wanted), twin(picture).numpy())
+
+
+def test_a_picture_of_the_right_size_is_left_alone() -> None:
+    picture = noise("RGB", 32, 32)
+    same = prepare(picture, preprocessing(img_size=32))
+    np.testing.assert_array_equal(same, np.asarray(picture).transpose(2, 0, 1))
+    assert same.flags.c_contiguous
+
+
+def test_nothing_is_padded_where_the_crop_is_larger_than_the_resize() -> None:
+    assert prepare(Image.new("L", (9, 7), 200), preprocessing("L", img_size=40)).min() == 200
+
+
+@given(st.integers(1, 3), st.integers(17, 5000), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_a_strip_of_any_length_becomes_its_centre(width: int, length: int, upright: bool) -> None:
+    strip = np.zeros((length, width, 3), np.uint8)
+    middle = slice(max(0, length // 2 - 8 * width - 1), length // 2 + 8 * width + 2)
+    strip[middle] = 255
+    picture = Image.fromarray(strip if upright else strip.transpose(1, 0, 2))
+    assert prepare(picture, preprocessing()).min() == 255
+
+
+def test_a_strip_costs_little_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    prepare(
+        Image.new("RGB", (1, 2_000_000)), preprocessing(img_size=224, resize_px=256)
+    )  # 131 gigapixels if resized whole
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_normalisation_is_torchvisions(mode: Mode) -> None:
+    wanted = preprocessing(mode, mean=(0.485, 0.456, 0.406)[: 3 if mode == "RGB" else 1])
+    images = np.random.default_rng(0).integers(0, 256, (5, wanted.channels, 6, 7), dtype=np.uint8)
+    twin = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(wanted.mean, wanted.std)])
+    found = normalise(images, wanted)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, twin(torch.from_numpy(images)).numpy())
+    exact = (images / 255 - np.array(wanted.mean)[:, None, None]) / np.array(wanted.std)[:, None, None]
+    np.testing.assert_allclose(found, exact, atol=4 * np.finfo(np.float32).eps)
+
+
+def test_a_bundle_gives_back_the_same_preprocessing() -> None:
+    for wanted in (preprocessing(), preprocessing("L", interpolation="bicubic")):
+        assert Preprocessing.from_dict(json.loads(json.dumps(wanted.as_dict()))) == wanted
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mode": "CMYK"},
+        {"mode": ["RGB"]},
+        {"img_size": 0},
+        {"img_size": 32.0},
+        {"img_size": True},
+        {"resize_px": "32"},
+        {"interpolation": "nearest"},
+        {"mean": [0.5]},
+        {"mean": 0.5},
+        {"mean": [0.5, 0.5, "0.5"]},
+        {"std": [0.5, 0.5, 0.0]},
+        {"std": [0.5, 0.5, float("nan")]},
+        {"extra": 1},
+        {"std": None},
+    ],
+    ids=str,
+)
+def test_a_malformed_preprocessing_is_refused(change: dict[str, object]) -> None:
+    with pytest.raises(WeightsError, match=next(iter(change))):
+        Preprocessing.from_dict({**preprocessing().as_dict(), **change})
+
+
+def test_a_missing_key_is_refused() -> None:
+    values = preprocessing().as_dict()
+    del values["mean"]
+    with pytest.raises(WeightsError, match="mean"):
+        Preprocessing.from_dict(values)
