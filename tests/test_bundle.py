@@ -97,7 +97,7 @@ def test_classes_named_after_undecodable_folders_survive(tmp_path: Path) -> None
     assert bundle.read(tmp_path / "b")[1]["classes"] == ["a", "caf\udce9"]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.data())
 def test_a_flipped_byte_anywhere_is_caught(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     folder = tmp_path_factory.mktemp("flip") / "best"
@@ -194,7 +194,7 @@ def test_readers_find_a_whole_bundle_at_every_moment(folder: Path) -> None:
     logging.getLogger("residuum").setLevel(logging.ERROR)  # it says each time that it read the older one
     reader = threading.Thread(target=keep_reading)
     reader.start()
-    for value in range(2, 42):
+    for value in range(2, 32):
         bundle.write(folder, tensors(float(value)), CARD)
     stop.set()
     reader.join()

@@ -120,9 +120,9 @@ def test_resized_crop_resizes_like_torchvision(mode: str, interpolation: str) ->
 
 
 def test_a_reduced_scale_never_makes_a_crop_enlarge_what_it_need_not() -> None:
-    """Whatever part is chosen of a JPEG of 1280 x 960 pixels, the decoder leaves at least S pixels of it each way."""
+    """Whatever part is chosen of a JPEG of 1024 x 1024 pixels, the decoder leaves at least S pixels of it each way."""
     file = io.BytesIO()
-    picture(1280, 960).save(file, "JPEG", quality=95)
+    picture(1024, 1024).save(file, "JPEG", quality=95)
     crop = ResizedCrop(preprocessing(img_size=64), 0.08, 1.0, 4 / 3)
     full = imaging.open_picture(file.getvalue())
     shorter_sides: list[int] = []
@@ -139,7 +139,7 @@ def test_a_reduced_scale_never_makes_a_crop_enlarge_what_it_need_not() -> None:
         averaged = full.resize(opened[-1].size, PIL.Image.Resampling.BOX)  # what libjpeg's scaling is meant to be
         assert np.abs(cropped.astype(int) - crop(lambda _: averaged, numbers)).mean() < 1  # noqa: B023 (called here)
         shorter_sides.append(min(opened[-1].size))
-    assert min(shorter_sides) < 960
+    assert min(shorter_sides) < 1024
 
 
 def test_a_later_try_that_needs_more_pixels_opens_the_picture_again() -> None:

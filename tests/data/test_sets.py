@@ -74,7 +74,7 @@ def test_all_kinds_show_the_same_pictures_under_their_own_names(tmp_path: Path) 
             assert relabelled(part, np.array([0, 0]), ("x",)).classes == ("x",)
 
 
-def test_a_resident_set_has_exactly_the_decoded_pixels(tmp_path: Path) -> None:
+def test_a_resident_set_has_exactly_the_decoded_pixels() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (300, 5, 7, 3), dtype=np.uint8)
     contents = []
     for pixels in noise:
@@ -95,14 +95,14 @@ def test_pictures_of_several_sizes_become_squares() -> None:
 
 
 def test_one_picture_of_another_size_behind_the_sample_is_seen() -> None:
-    images = bytes_set([content("red", (6, 6))] * 600 + [content("red", (6, 7))] + [content("red", (6, 6))] * 400)
+    images = bytes_set([content("red", (6, 6))] * 601 + [content("red", (6, 7))] + [content("red", (6, 6))] * 399)
     assert common_size(images) == (6, 6)
     assert resident(images, 5).images.shape == (1001, 5, 5, 3)
 
 
 def test_a_bad_picture_ends_it_or_is_left_out_and_named() -> None:
     images = bytes_set([*GREYS, *GREYS[:9], GREYS[0][:-30]])
-    with pytest.raises(PictureError, match=r"shards/train\[29\].*truncated"):
+    with pytest.raises(PictureError, match=r"shards/train\[29\]"):
         resident(images, 8)
     skipped: dict[str, str] = {}
     loaded = resident(images, 8, skipped=skipped)
@@ -174,22 +174,26 @@ def test_numbers_in_names_sort_by_value(numbers: list[int], prefix: str) -> None
 
 @given(st.lists(st.text(max_size=12)))
 def test_any_names_can_be_sorted_and_the_order_is_total(texts: list[str]) -> None:
-    assert sorted(texts, key=natural_key) == sorted(reversed(texts), key=natural_key)
+    backwards = texts[::-1]
+    assert sorted(texts, key=natural_key) == sorted(backwards, key=natural_key)
     assert sorted(["b", "A", "a10", "a2", "10", "2"], key=natural_key) == ["2", "10", "A", "a2", "a10", "b"]
 
 
 def test_a_million_files_take_less_than_500_mb() -> None:
-    """Of the whole process, at its highest, everything imported that opens a set; the collecting is the folder scan's own."""
+    """Of the whole process at its highest, with all imported that opens a set; the collecting is the folder scan's own.
+
+    Read from /proc: the kernel's ru_maxrss begins with the memory of the process that started this one.
+    """
     program = (
-        "import resource, sys, residuum.data.sources\n"
+        "import re, residuum.data.sources\n"
         "from residuum.data import folders\n"
         "images = folders.synthetic(1_000_000)\n"
         "assert len(images) == 1_000_000 and len(images.classes) == 1000\n"
         "assert images.name(999_999) == '/synthetic/train/n00000999/n00000999_00000999.JPEG'\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        "print(re.search('VmHWM: *([0-9]+) kB', open('/proc/self/status').read().replace(chr(9), ' '))[1])\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 500e6
+    assert int(done.stdout) * 1024 < 500e6
 
 
 def test_the_synthetic_scan_is_the_real_scan(tmp_path: Path) -> None:

@@ -173,10 +173,12 @@ def test_lighting_adds_fb_resnet_torchs_colour() -> None:
             assert np.abs(lit[n, channel].numpy() - wanted).max() < 0.501
 
 
-def test_erased_rectangles_are_distributed_like_torchvisions() -> None:
+@pytest.mark.parametrize("side", [8, 32])
+def test_erased_rectangles_are_distributed_like_torchvisions(side: int) -> None:
     n = 3000
-    top, left, height, width = Erasing(1.0, FILL).rectangles(draws(n), 32, 32)
-    twin, image = v2.RandomErasing(p=1.0), torch.zeros(3, 32, 32)
+    top, left, height, width = Erasing(1.0, FILL).rectangles(draws(n), side, side)
+    assert max(height.max(), width.max()) < side
+    twin, image = v2.RandomErasing(p=1.0), torch.zeros(3, side, side)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         drawn = [twin.make_params([image]) for _ in range(n)]

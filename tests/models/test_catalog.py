@@ -66,7 +66,7 @@ def test_a_plain_net_has_no_shortcuts_to_choose() -> None:
         ("resnet50", {"drop_path": float("nan")}, ["cannot be nan"]),
         ("resnet50", {"zero_init_last": 1}, ["cannot be 1", "True or False"]),
         ("resnet50", {"groups": 3}, ["groups=3 does not divide", "64 channels", "width"]),
-        ("resnet20_cifar", {"width": 0.02}, ["width=0.02 leaves none of 16 channels", "0.03125"]),
+        ("resnet20_cifar", {"width": 0.02}, ["width=0.02 leaves none of 16 channels", "0.0625"]),
         ("resnet18", {"stride_in": "1x1"}, ["has no option 'stride_in'"]),
     ],
 )

@@ -1,10 +1,11 @@
-"""The battery: what every registered network must do, and that its card tells the truth. Registering a network tests it.
+"""The battery: what every registered network must do, its card being true. Registering a network tests it.
 
 Shapes and counts come from the "meta" device, which computes nothing; gradients and weights are real.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from functools import cache
 
@@ -21,7 +22,7 @@ NAMES = MODELS.names()
 
 
 def small_px(name: str) -> int:
-    """A small picture that leaves every batch norm several values: 16 pixels for the nets of 32, 64 for those of 224."""
+    """A small picture that leaves every batch norm several values."""
     return 16 if MODELS[name].card.input_px == 32 else 64
 
 
@@ -58,7 +59,7 @@ def test_features_are_finest_first_and_halve(name: str) -> None:
     assert [tuple(each.shape) for each in features] == [
         (2, depth, px // stride, px // stride) for depth, stride in zip(channels, strides, strict=True)
     ]
-    assert all(coarse == 2 * fine for fine, coarse in zip(strides, strides[1:], strict=False))
+    assert all(coarse == 2 * fine for fine, coarse in itertools.pairwise(strides))
 
 
 def test_every_parameter_gets_a_gradient(network: tuple[str, Network]) -> None:

@@ -29,8 +29,9 @@ def test_table_1_with_the_papers_stride(layers: int, giga: float) -> None:
     with torch.device("meta"):
         model = create_model(name, stride_in="1x1")
     counted = measure(model, 224)
-    # Table 1 cuts the second decimal of 3.86 off; the other two figures are so, and rounded, alike.
-    assert int(counted.multiply_adds / 1e8) / 10 == giga
+    # The paper cuts 3.86 off after the first decimal, and rounds 7.57 and 11.28 there.
+    exact = counted.multiply_adds / 1e9
+    assert giga in (round(exact, 1), int(10 * exact) / 10)
     assert counted.params == MODELS[name].card.params
 
 

@@ -15,7 +15,7 @@ from residuum.errors import ResiduumError, ResourceError, UsageError, did_you_me
 
 COMMANDS = {
     "train": "train a network on a set of pictures",
-    "evaluate": "score a trained network on a set of pictures (also: eval, val)",
+    "evaluate": "score a trained network on a set of pictures",
     "predict": "say what is on pictures",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
@@ -81,7 +81,7 @@ def build_parser(command: str | None) -> Parser:
             allow_abbrev=False,
         )
         module.add_arguments(sub)
-        sub.set_defaults(run=module.run)
+        sub.set_defaults(run=module.run, parser=sub)
     return parser
 
 
@@ -91,7 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     first = next((word for word in argv if not word.startswith("-")), None)
     try:
         parser = build_parser(ALIASES.get(first or "", first))
-        arguments = parser.parse_args(argv)
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown:
+            getattr(arguments, "parser", parser).error(f"unknown arguments: {' '.join(unknown)}")
         if arguments.command is None:
             parser.print_help()
             return 0

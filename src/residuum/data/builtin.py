@@ -53,7 +53,7 @@ def synthetic(source: str) -> Found:
     labels = np.arange(count, dtype=np.int64) % kinds
     colours = np.array([colorsys.hsv_to_rgb(kind / kinds, 0.8, 0.8) for kind in range(kinds)]) * 255
     words = np.random.Philox(key=count).random_raw(-(-count * px * px * 3 // 8))
-    noise = words.view(np.uint8)[: count * px * px * 3].reshape(count, px, px, 3)
+    noise = words.astype("<u8").view(np.uint8)[: count * px * px * 3].reshape(count, px, px, 3)
     spread = noise.astype(np.int32) * _NOISE // 255 - _NOISE // 2
     pixels = np.clip(spread + np.rint(colours).astype(np.int32)[labels, np.newaxis, np.newaxis], 0, 255).astype(
         np.uint8

@@ -9,6 +9,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import IO
 
 from residuum.errors import NetworkError, ResourceError
 
@@ -67,12 +68,15 @@ def fetch(url: str, target: Path, expected_sha256: str) -> None:
         aside.unlink(missing_ok=True)
 
 
-def _receive(url: str, file: object, target: Path) -> str:
+def _receive(url: str, file: IO[bytes], target: Path) -> str:
     """Writes what `url` sends into `file` and returns its SHA-256."""
     digest = hashlib.sha256()
     received = 0
     try:
         response = urllib.request.urlopen(url, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()  # it is the response too
+        raise _unreachable(url, target, str(error)) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise _unreachable(url, target, str(error)) from error
     with response:
@@ -86,7 +90,7 @@ def _receive(url: str, file: object, target: Path) -> str:
                 break
             digest.update(block)
             received += len(block)
-            file.write(block)  # type: ignore[attr-defined]
+            file.write(block)
     if announced is not None and received != int(announced):
         raise _unreachable(url, target, f"the connection was cut after {received:,} of {int(announced):,} bytes")
     return digest.hexdigest()

@@ -53,8 +53,7 @@ _PREPARED_BYTES = (
 
 
 class Batch(NamedTuple):
-    """`images` float32 [N, C, S, S], normalised; `labels` int64 [N]; both on the device. `indices` int64 [N], places
-    in the set."""
+    """`images` float32 [N, C, S, S], normalised; `labels` int64 [N]; on the device; `indices` int64 [N] in the set."""
 
     images: Tensor
     labels: Tensor
@@ -284,8 +283,7 @@ def _suspects(images: FileSet) -> Indices:
 
 
 def default_workers(device: torch.device) -> int:
-    """Returns how many threads decode where the recipe leaves it open: all cores for a GPU, half of them where the
-    network needs them too."""
+    """Returns how many threads decode by default: one a core for a GPU, half of that where the network needs cores."""
     return _cores() if device.type == "cuda" else max(1, _cores() // 2)
 
 
@@ -311,8 +309,7 @@ def _feed(
 
 
 def prepared(images: ResidentSet, preprocessing: Preprocessing) -> NDArray[np.uint8]:
-    """Returns what `imaging.prepare` makes of each picture, uint8 [N, S, S, C]; the set's own array where that changes
-    nothing."""
+    """Returns what `imaging.prepare` makes of each picture, uint8 [N, S, S, C]; the set's own array if that is it."""
     pixels, side = images.images, preprocessing.img_size
     if pixels.shape[1:] == (side, side, preprocessing.channels) and preprocessing.resize_px <= side:
         return pixels

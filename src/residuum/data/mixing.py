@@ -76,8 +76,10 @@ class Mix:
 def box_of(
     share: float, centre: np.ndarray[tuple[int], np.dtype[np.float64]], height: int, width: int
 ) -> tuple[float, Box]:
-    """Returns a box of 1 - `share` of the area around `centre` (y, x in 0..1), clipped at the border, and the share
-    that it leaves."""
+    """Returns the share that is left by a box of 1 - `share` of the area around `centre` (y, x in 0..1), and the box.
+
+    The box is clipped at the border, so that more than `share` may be left.
+    """
     y, x = (int(at * side) for at, side in zip(centre.tolist(), (height, width), strict=True))
     half = 0.5 * math.sqrt(1 - share)
     tall, wide = int(half * height), int(half * width)

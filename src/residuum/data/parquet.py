@@ -9,7 +9,7 @@ schema's metadata; shards are called PART-00000-of-00002.parquet.
 from __future__ import annotations
 
 import json
-import os
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,8 +86,7 @@ def shards_of(folder: Path) -> list[Path]:
     for (part, total), numbers in known.items():
         if missing := sorted(set(range(total)) - numbers):
             raise DataError(
-                f"{displayed(str(folder))} lacks {len(missing)} of the {total} shards called {part}-*: "
-                f"number {missing[0]}.",
+                f"{displayed(str(folder))} lacks {len(missing)} of the {total} shards {part}-*: number {missing[0]}.",
                 expected=f"Expected {part}-00000-of-{total:05d} to {part}-{total - 1:05d}-of-{total:05d}.",
                 hint="Download what is missing, or name the shards to use: --data 'FOLDER/train-00000-*.parquet'",
             )
@@ -197,15 +196,24 @@ def _unreadable(file: Path, error: Exception) -> DataError:
 
 
 def _refuse_too_large(files: Sequence[Path]) -> None:
-    """Refuses shards that do not fit into the memory that is free now: their pictures are kept there, encoded."""
+    """Refuses shards that do not fit into the memory that is available: their pictures are kept there, encoded."""
     needed = sum(file.stat().st_size for file in files)
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = _available_bytes()
     if needed > free:
         raise ResourceError(
-            f"The {len(files)} shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are free.",
+            f"The {len(files)} shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are available.",
             expected="Expected shards that fit into memory.",
             hint="Use fewer of them ('train-000*.parquet'), or unpack them into class folders.",
         )
+
+
+def _available_bytes() -> float:
+    """The memory that can be had without swapping, as Linux estimates it; no limit where the system does not say."""
+    try:
+        found = re.search(r"^MemAvailable: *([0-9]+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
+        return math.inf
+    return int(found[1]) * 1024 if found else math.inf
 
 
 def _classes(columns: Sequence[pa.ChunkedArray]) -> tuple[str, ...]:

@@ -33,11 +33,10 @@ Fill = list[float]
 
 @dataclass(frozen=True)
 class Operation:
-    """`apply(images, strength, fill)` on uint8 [N, C, H, W], and its strengths from number 0 to number 30, evenly
-    spaced.
+    """`apply(images, strength, fill)` on uint8 [N, C, H, W], and its 31 evenly spaced strengths.
 
-    `last` None: the operation has no strength. `signed` ones go either way at random. `last` is a multiple of the
-    picture's `side` where that is given, and `whole` strengths are rounded.
+    They go from `first` to `last`, which is None where the operation has no strength, and a multiple of the picture's
+    `side` where that is given. `signed` ones go either way at random; `whole` ones are rounded.
     """
 
     apply: Callable[[Tensor, float, Fill], Tensor]
@@ -48,8 +47,7 @@ class Operation:
     whole: bool = False
 
     def strength(self, number: int, sign: int, height: int, width: int) -> float:
-        """Returns the strength of that number, computed in float32 as torchvision does; `sign` counts where it is
-        signed."""
+        """Returns a strength, computed in float32 as torchvision does; `sign` is 1 or -1, for signed ones."""
         if self.last is None:
             return 0.0
         last = self.last * {"height": height, "width": width}.get(self.side, 1)
@@ -59,8 +57,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Policy:
-    """`ops` operations of `operations` at random, one after the other; of strength number `magnitude`, or a random one
-    where None."""
+    """`ops` operations of `operations` at random, one after the other, of strength `magnitude` (None: random)."""
 
     operations: Mapping[str, Operation]
     ops: int

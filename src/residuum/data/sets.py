@@ -191,7 +191,8 @@ def opened(
         return found
 
     parts = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    workers = max(1, min(len(parts), len(os.sched_getaffinity(0))))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = max(1, min(len(parts), cores))
     with ThreadPoolExecutor(workers) as pool:
         # A few chunks ahead and no more: a set may be larger than memory.
         for start in range(0, len(parts), 4 * workers):

@@ -237,8 +237,7 @@ class Normalise:
 
 
 def rotated(images: Tensor, angles: NDArray[np.float64], fill: tuple[int, ...]) -> Tensor:
-    """Returns uint8 [N, C, H, W], each picture turned counter-clockwise by its angle in radians; `fill` comes in from
-    outside."""
+    """Returns uint8 [N, C, H, W], each picture turned counter-clockwise by its angle in radians over `fill`."""
     cos, sin, zero = np.cos(angles), np.sin(angles), np.zeros_like(angles)
     height, width = images.shape[2:]
     rows = [[cos, -sin * height / width, zero], [sin * width / height, cos, zero]]

@@ -35,6 +35,8 @@ ANNOTATED_CLASSES = 20
 MATRIX_CLASSES = 40
 """Beyond so many classes, a matrix cannot be read: the most frequent confusions are listed in its place."""
 LISTED_CONFUSIONS = 20
+MIN_STEPS = 8
+"""With fewer records of steps, the learning rate is drawn from those of epochs."""
 
 _CJK_FONTS = (
     "Noto Sans CJK SC",
@@ -208,12 +210,13 @@ def _draw_worst_confusions(confusion: NDArray[np.int64], classes: Sequence[str])
 
 
 def _draw_rate(axes: Axes, records: Sequence[Mapping[str, object]], epochs: Sequence[Mapping[str, object]]) -> None:
-    """The learning rate at every step that was recorded, or by epoch where the records have no steps."""
+    """The learning rate by step where enough steps were recorded, else by epoch."""
+    steps = [record for record in records if record.get("kind") == "step"]
     per_epoch = _column(epochs[-1:], "step") / _column(epochs[-1:], "epoch")
-    x = _column(records, "step") / per_epoch if np.isfinite(per_epoch).any() else _column(records, "epoch")
-    rates = _column(records, "lr")
-    order = np.argsort(x, kind="stable")
-    _lines(axes, x[order], [("", rates[order], GREEN, "-")])
+    by_step = len(steps) >= MIN_STEPS and np.isfinite(per_epoch).all() and len(per_epoch) == 1
+    x = _column(steps, "step") / per_epoch if by_step else _column(epochs, "epoch")
+    rates = _column(steps if by_step else epochs, "lr")
+    _lines(axes, x, [("", rates, GREEN, "-")])
     positive = rates[np.isfinite(rates) & (rates > 0)]
     if len(positive) > 2 and len(np.unique(positive)) <= len(positive) // 4:
         _log_if_wide(axes, positive)  # a schedule of decades, which only a logarithmic axis shows

@@ -149,7 +149,8 @@ class PadShortcut(nn.Module):
         self.zeros = (new // 2, new - new // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, *self.zeros))
+        # Pooling one pixel at a time is x[:, :, ::stride, ::stride], except that it keeps channels_last for odd H too.
+        return F.pad(F.avg_pool2d(x, 1, self.stride), (0, 0, 0, 0, *self.zeros))
 
     def extra_repr(self) -> str:
         return f"stride={self.stride}, zeros={self.zeros}"

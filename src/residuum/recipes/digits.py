@@ -15,7 +15,6 @@ def digits() -> Recipe:
     return Recipe(
         name="digits",
         epochs=16,
-        label_smoothing=0.1,
         average_decay=0.98,
         log_every_steps=5,
         model=Model("resnet20_cifar"),

@@ -1,4 +1,4 @@
-"""Opens any picture safely.
+"""Opens any picture safely. No torch.
 
 A picture is a JPEG, PNG, WebP, GIF (first frame), BMP or TIFF file, told by its content and never by its name. It
 comes out decoded completely, upright, with 8 bits a channel, as RGB or grey. Nothing here writes a file, and

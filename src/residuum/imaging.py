@@ -1,4 +1,7 @@
-"""What turns an opened picture into the network's input: the one definition for evaluation, prediction and serving.
+"""What a picture is and what a network sees of it: the one definition for training, evaluation, prediction and export.
+
+`decoding` opens files safely, and its names are found here too; this file turns an opened picture into an array.
+No torch.
 
 Shapes: N pictures, C channels, H rows, W columns.
 """
@@ -14,8 +17,31 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from residuum.decoding import (
+    EXTENSIONS,
+    FORMAT_OF_EXTENSION,
+    FORMATS,
+    PIXEL_LIMIT,
+    Facts,
+    Mode,
+    examine,
+    open_picture,
+)
 from residuum.errors import WeightsError
-from residuum.imaging.picture import Mode
+
+__all__ = [
+    "EXTENSIONS",
+    "FORMATS",
+    "FORMAT_OF_EXTENSION",
+    "PIXEL_LIMIT",
+    "Facts",
+    "Mode",
+    "Preprocessing",
+    "examine",
+    "normalise",
+    "open_picture",
+    "prepare",
+]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
