@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -53,8 +53,14 @@ def choose_precision(wanted: Precision, device: torch.device) -> Literal["fp32",
     """Returns the number format to compute in; "auto" is bf16 where the hardware has instructions for it, else fp32.
 
     Raises:
-        UsageError: fp16 on a CPU, where neither gradients nor speed survive it.
+        UsageError: no such format; or fp16 on a CPU, where neither gradients nor speed survive it.
     """
+    if wanted not in get_args(Precision):
+        raise UsageError(
+            f"No precision is called {wanted!r}.",
+            expected=f"Expected one of {', '.join(get_args(Precision))}.",
+            hint="Leave it out for the default.",
+        )
     if wanted == "fp16" and device.type == "cpu":
         raise UsageError(
             "fp16 cannot be used on a CPU.", expected="Expected fp32, bf16 or auto.", hint="Use --precision bf16."

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 import tomllib
 import types
 import typing
@@ -281,7 +282,7 @@ ALIASES: Mapping[str, str] = {
 """Short names of keys, as the command line's flags and Python's keyword arguments know them."""
 
 _LIMITS: Mapping[str, tuple[float, float]] = {
-    "epochs": (0, math.inf),
+    "epochs": (1, math.inf),
     "seed": (0, 2**63 - 1),
     "accumulate": (1, math.inf),
     "label_smoothing": (0, 0.99),
@@ -312,18 +313,19 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "erasing": (0, 1),
     "mixup": (0, 100),
     "cutmix": (0, 100),
-    "lr": (0, math.inf),
+    "lr": (0, 1e6),
     "momentum": (0, 0.9999),
     "beta1": (0, 0.9999),
     "beta2": (0, 0.999999),
-    "weight_decay": (0, math.inf),
+    "weight_decay": (0, 1e6),
     "clip_norm": (1e-12, math.inf),
     "factor": (0, 1),
     "final_factor": (0, 1),
     "initial_factor": (0, 1),
     "min_factor": (0, 1),
     "warmup_factor": (0, 1),
-    "warmup_epochs": (0, math.inf),
+    "warmup_epochs": (0, 1e6),
+    "at_epochs": (0, math.inf),
     "patience_epochs": (1, math.inf),
     "peak": (0, 1),
     "drop_path": (0, 0.99),
@@ -367,7 +369,7 @@ def from_toml(text: str) -> Recipe:
     """
     try:
         return from_dict(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(
             f"The recipe is not valid TOML: {error}.",
             expected="Expected lines such as 'epochs = 10' and tables such as '[optim]'.",
@@ -382,7 +384,7 @@ def read(path: Path) -> Recipe:
         RecipeError: the file cannot be read, or `from_toml` refuses it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"Cannot read the recipe {path}: {error}.",
@@ -399,10 +401,10 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     variant's `name` (`optim.name=adamw`) starts from that variant's defaults, whatever the order of the changes.
 
     Raises:
-        RecipeError: an unknown key, a wrong type or a value out of range.
+        RecipeError: an unknown key, one key given twice with different values, a wrong type or a value out of range.
     """
     values = to_dict(recipe)
-    changes = {ALIASES.get(key, key): value for key, value in changes.items()}
+    changes = _by_dotted_key(changes)
     for key, value in sorted(changes.items(), key=lambda change: not change[0].endswith(".name")):
         *tables, last = key.split(".")
         table, of = values, "recipe"
@@ -410,6 +412,9 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
             if not isinstance(table.get(name), dict):
                 raise _unknown(name, [k for k, v in table.items() if isinstance(v, dict)], of, "table")
             table, of = table[name], name
+        if not tables and last not in {f.name for f in fields(Recipe)}:
+            known = [*ALIASES, *vars(recipe), *_dotted_keys(recipe)]
+            raise _unknown(last, known if did_you_mean(last, known) else vars(recipe), of, "key")
         if last == "name" and key != "name" and key != "model.name" and table.get("name") != value:
             table.clear()
         if isinstance(table.get(last), dict):
@@ -420,6 +425,27 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
             )
         table[last] = value
     return from_dict(values)
+
+
+def _by_dotted_key(changes: Mapping[str, object]) -> dict[str, object]:
+    """Returns the changes with aliases resolved; a key that is given under two names must not have two values."""
+    resolved: dict[str, object] = {}
+    for given, value in changes.items():
+        key = ALIASES.get(given, given)
+        if key in resolved and resolved[key] != value:
+            raise RecipeError(
+                f"The recipe key '{key}' is given twice: {resolved[key]!r} and {value!r}.",
+                expected="Expected one value.",
+                hint=f"Leave out one of them: {' or '.join(k for k in changes if ALIASES.get(k, k) == key)}.",
+            )
+        resolved[key] = value
+    return resolved
+
+
+def _dotted_keys(recipe: Recipe) -> list[str]:
+    """Returns the keys of the recipe's tables, such as `optim.lr`."""
+    tables = {name: table for name, table in vars(recipe).items() if dataclasses.is_dataclass(table)}
+    return [f"{name}.{f.name}" for name, table in tables.items() for f in fields(table)]
 
 
 def _build(kind: type[D], values: Mapping[str, Any], path: str) -> D:
@@ -436,6 +462,8 @@ def _convert(wanted: Any, value: Any, key: str) -> Any:
     origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
     if origin in (typing.Union, types.UnionType):
         tables: list[Any] = [kind for kind in arguments if dataclasses.is_dataclass(kind)]
+        if value is None and types.NoneType in arguments:
+            return None
         if not tables:
             return _convert(next(kind for kind in arguments if kind is not types.NoneType), value, key)
         wanted = _variant(tables, value, key)
@@ -452,6 +480,8 @@ def _convert(wanted: Any, value: Any, key: str) -> Any:
     if wanted is str:
         if not isinstance(value, str):
             raise _wrong(key, value, "a text")
+        if not _is_utf8(value):
+            raise _wrong(key, value, "a text that UTF-8 can hold, because the run's recipe.toml is written in it")
         return value
     if isinstance(value, str):
         value = _literal(value)
@@ -467,17 +497,19 @@ def _variant(kinds: list[Any], value: Any, key: str) -> Any:
     names = {str(fields(kind)[0].default): kind for kind in kinds}
     if not isinstance(value, Mapping) or "name" not in value:
         raise _wrong(key, value, f"a table with the key 'name', one of {', '.join(names)}")
-    if value["name"] not in names:
-        raise _wrong(
-            f"{key}.name", value["name"], f"one of {', '.join(names)}", did_you_mean(str(value["name"]), names)
-        )
-    return names[value["name"]]
+    name = value["name"]
+    if not isinstance(name, str) or name not in names:
+        raise _wrong(f"{key}.name", name, f"one of {', '.join(names)}", did_you_mean(str(name), names))
+    return names[name]
 
 
 def _number(wanted: Any, value: Any, key: str) -> Any:
     words: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number"}
-    if wanted is float and type(value) is int:
-        value = float(value)
+    if wanted is not bool and not isinstance(value, bool):  # numpy's numbers are welcome: sweeps are made of them
+        if wanted is int and isinstance(value, numbers.Integral):
+            value = int(value)
+        elif wanted is float and isinstance(value, numbers.Real):
+            value = _as_float(value, key)
     if type(value) is not wanted:
         raise _wrong(key, value, words[wanted])
     low, high = _LIMITS.get(key.rsplit(".", maxsplit=1)[-1], (-math.inf, math.inf))
@@ -486,11 +518,28 @@ def _number(wanted: Any, value: Any, key: str) -> Any:
     return value
 
 
-def _literal(text: str) -> Any:
+def _as_float(value: Any, key: str) -> float:
     try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
+        return float(value)
+    except OverflowError:
+        raise _wrong(key, value, "a number that a float can hold") from None
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a path whose bytes are not UTF-8
+        return False
+    return True
+
+
+def _literal(text: str) -> Any:
+    """Returns the value that TOML reads in `text`; the text itself where it is not one value."""
+    try:
+        values = tomllib.loads(f"x = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
         return text
+    return values["x"] if len(values) == 1 else text
 
 
 def _wrong(key: str, value: object, expected: str, closest: str = "") -> RecipeError:
@@ -505,6 +554,6 @@ def _unknown(name: str, known: typing.Iterable[str], of: str, what: str) -> Reci
     known = list(known)
     return RecipeError(
         f"{of!r} has no {what} '{name}'." if of != "recipe" else f"A recipe has no {what} '{name}'.",
-        expected=did_you_mean(name, known) or f"Its {what}s are {', '.join(known)}.",
+        expected=did_you_mean(name, known) or (f"Its {what}s are {', '.join(known)}." if known else "It has none."),
         hint="See a complete recipe with: residuum recipes show digits",
     )

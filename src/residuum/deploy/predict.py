@@ -111,8 +111,7 @@ class Predictor:
                         yield next(answers)
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
-        opened = imaging.open_picture(source, self.preprocessing.mode, at_least_px=self.preprocessing.resize_px)
-        return imaging.prepare(opened, self.preprocessing)
+        return imaging.prepare(imaging.open_picture(source, self.preprocessing.mode), self.preprocessing)
 
     def _try_prepare(self, source: Source) -> NDArray[np.uint8] | PictureError:
         try:

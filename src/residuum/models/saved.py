@@ -30,8 +30,8 @@ class Saved:
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
-    """Returns a state dict as arrays, contiguous in memory."""
-    return {name: np.ascontiguousarray(tensor.detach().cpu().numpy()) for name, tensor in tensors.items()}
+    """Returns a state dict as arrays of the same shapes, contiguous in memory."""
+    return {name: np.asarray(tensor.detach().cpu().numpy(), order="C") for name, tensor in tensors.items()}
 
 
 def load(folder: Path, device: torch.device | None = None) -> Saved:

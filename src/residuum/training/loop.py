@@ -36,7 +36,8 @@ def train_epoch(run: Run) -> None:
     """The rest of one pass over the training set: all of it, unless the run was resumed within the pass."""
     run.model.train()
     steps = len(run.train_loader)
-    logged, started, images_seen = run.step, time.perf_counter(), 0
+    began = started = time.perf_counter()
+    images_in_epoch = images_seen = 0
     for batch in run.train_loader.epoch(run.epoch, start=run.step - run.epoch * steps):
         lr = run.schedule((run.step + 0.5) / steps, run.val_errors)  # in epochs, at the middle of the step
         optim.set_lr(run.optimizer, lr)
@@ -44,12 +45,15 @@ def train_epoch(run: Run) -> None:
         run.step += 1
         run.epoch_loss += loss.double()
         run.epoch_steps += 1
+        images_in_epoch += len(batch.labels)
         images_seen += len(batch.labels)
-        if run.step - logged >= run.recipe.log_every_steps:
+        if run.step % run.recipe.log_every_steps == 0:
             report(run, loss, grad_norm, lr, images_seen / (time.perf_counter() - started))
-            logged, started, images_seen = run.step, time.perf_counter(), 0
+            started, images_seen = time.perf_counter(), 0
         run.stop_if_asked()
+    run.step = (run.epoch + 1) * steps  # counts batches that bad pictures left empty
     require_finite(run, float(run.epoch_loss))
+    run.images_per_s = images_in_epoch / (time.perf_counter() - began)
 
 
 def train_step(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,9 +61,8 @@ def train_step(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor
     run.seed_step()
     images, targets = run.mix(images, labels, run.step)  # mixup or cutmix; by default, its input
     total = torch.zeros((), device=run.device)
-    for part_images, part_targets in zip(
-        images.chunk(run.recipe.accumulate), targets.chunk(run.recipe.accumulate), strict=True
-    ):
+    parts = max(1, min(run.recipe.accumulate, len(images) // 2))  # of two pictures at least: batch norm needs them
+    for part_images, part_targets in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
         with run.autocast():
             logits = run.compiled(part_images)
         loss = run.criterion(logits.float(), part_targets) * (
@@ -93,8 +96,10 @@ def report(run: Run, loss: Tensor, grad_norm: Tensor, lr: float, images_per_s: f
 def require_finite(run: Run, loss: float) -> None:
     """Raises DivergedError where the loss is not finite any more."""
     if not math.isfinite(loss):
+        last = run.folder / "last"
         raise DivergedError(
             f"The training loss became {loss} by step {run.step} (epoch {run.epoch}).",
             expected="Expected a finite loss.",
-            hint=f"Lower the learning rate (--lr); the checkpoint before it is in {run.folder / 'last'}.",
+            hint="Lower the learning rate (--lr)"
+            + (f"; the checkpoint before it is in {last}." if last.exists() else "."),
         )

@@ -71,6 +71,7 @@ class Run:
     step: int = 0
     epoch_loss: Tensor = field(kw_only=True)
     epoch_steps: int = 0
+    images_per_s: float = 0.0
     seconds: float = 0.0
     val_errors: list[float] = field(default_factory=list)
     best: tuple[float, float] = (-math.inf, -math.inf)
@@ -80,7 +81,6 @@ class Run:
     sample: Path | None = None
 
     _since: float = field(default_factory=time.perf_counter)
-    _epoch_started: float = field(default_factory=time.perf_counter)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -89,7 +89,7 @@ class Run:
 
     def start_clock(self) -> None:
         """Begins to count training time."""
-        self._since = self._epoch_started = time.perf_counter()
+        self._since = time.perf_counter()
 
     def seed_step(self) -> None:
         """Makes what is random within a step (drop-path) a function of the seed and the step's number."""
@@ -111,12 +111,12 @@ class Run:
             "step": self.step,
             "loss": float(self.epoch_loss) / max(self.epoch_steps, 1),
             "lr": self.schedule(self.step / len(self.train_loader), self.val_errors),
-            "images_per_s": self.epoch_steps * self.recipe.data.batch_size / (now - self._epoch_started),
+            "images_per_s": self.images_per_s,
             "seconds": self.seconds,
         }
         if scores:
             record |= {f"val_{key}": value for key, value in scores.summary().items() if key != "images"}
-        self._since = self._epoch_started = now
+        self._since = now
         self.epoch_loss = torch.zeros_like(self.epoch_loss)
         self.epoch_steps = 0
         reached = (scores.top1, -scores.loss) if scores else (-math.inf, -math.inf)
