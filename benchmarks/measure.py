@@ -101,12 +101,13 @@ def memory() -> None:
 
 
 _RSS = """
-import json, os, resource, tempfile
+import json, os, tempfile
 from pathlib import Path
 def rss_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-def peak_mb():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+def peak_mb():  # of this process alone: ru_maxrss would begin with its parent's
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 1e3
 """
 
 _MILLION = (

@@ -127,6 +127,14 @@ def test_missing_and_truncated_files_are_refused(folder: Path, name: str) -> Non
     assert raised.value.hint
 
 
+def test_sums_in_any_order_must_end_their_last_line(folder: Path) -> None:
+    commit(folder)  # sorted by name: a further file comes last
+    assert value_of(folder) == 1.0
+    (folder / "SHA256SUMS").write_bytes((folder / "SHA256SUMS").read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="cut short"):
+        bundle.read(folder)
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -83,6 +83,8 @@ class _WhatRuns(ast.NodeTransformer):
 def room(name: str) -> str:
     """Returns the room of a dotted name of ours; what lies directly in the package is on the ground floor."""
     second = name.split(".")[1] if "." in name else ""
+    if second == "__main__":
+        return "cli"  # `python -m residuum` is the command line
     return second if second in FLOORS else GROUND
 
 

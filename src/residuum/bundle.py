@@ -99,6 +99,11 @@ def read(folder: Path) -> tuple[Tensors, Card]:
     return tensors, card
 
 
+def is_there(folder: Path) -> bool:
+    """Whether there is a bundle to read, be it one that a killed writer moved aside; its content is not checked."""
+    return _committed(folder) or _committed(_older(folder))
+
+
 def read_extra(folder: Path) -> dict[str, bytes]:
     """Returns the further files of a bundle by name; raises what `read` raises."""
     files = _read_steadily(folder, keep=None)
@@ -322,6 +327,8 @@ def _card_problem(card: object) -> str:
 
 
 def _unusable(folder: Path, reason: str) -> WeightsError:
+    if is_there(folder / "best"):
+        reason = f"it is the folder of a run, whose bundle is {folder / 'best'}"
     return WeightsError(
         f"Cannot use the bundle {folder}: {reason}.",
         expected=f"Expected a folder with {WEIGHTS}, {CARD} and {SUMS}, as 'residuum train' leaves it.",

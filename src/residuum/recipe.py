@@ -386,12 +386,16 @@ def read(path: Path) -> Recipe:
     try:
         text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
         raise RecipeError(
-            f"Cannot read the recipe {path}: {error}.",
+            f"Cannot read the recipe {path}: {reason}.",
             expected="Expected a TOML file in UTF-8.",
             hint="Start from a working one: residuum recipes show digits > mine.toml",
         ) from error
-    return from_toml(text)
+    try:
+        return from_toml(text)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error.what}", expected=error.expected, hint=error.hint) from error
 
 
 def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
@@ -514,7 +518,8 @@ def _number(wanted: Any, value: Any, key: str) -> Any:
         raise _wrong(key, value, words[wanted])
     low, high = _LIMITS.get(key.rsplit(".", maxsplit=1)[-1], (-math.inf, math.inf))
     if wanted is not bool and not low <= value <= high:
-        raise _wrong(key, value, f"{words[wanted]} from {low:g} to {high:g}")
+        limits = f"from {_plain(low)} on" if high in (math.inf, 2**63 - 1) else f"from {_plain(low)} to {_plain(high)}"
+        raise _wrong(key, value, f"{words[wanted]} {limits}")
     return value
 
 
@@ -531,6 +536,10 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:  # a path whose bytes are not UTF-8
         return False
     return True
+
+
+def _plain(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
 
 
 def _literal(text: str) -> Any:

@@ -81,7 +81,8 @@ class Registry(Generic[C, T]):
         if name not in self._entries:
             raise UsageError(
                 f"No {self.kind} is called {name!r}.",
-                expected=did_you_mean(name, self._entries),
+                expected=did_you_mean(name, self._entries)
+                or f"Expected one of {len(self._entries)} names, such as {next(iter(self._entries), 'none')}.",
                 hint=f"List them with: {self.list_command}",
             )
         return self._entries[name]

@@ -138,6 +138,10 @@ def test_statistics_of_an_encoded_set_are_of_a_sample_that_never_changes() -> No
     images = bytes_set([*GREYS * 5, b"broken"])
     assert statistics(images, limit=30) == statistics(images, limit=30)
     np.testing.assert_allclose(statistics(images)[0], [9.5 / 255] * 3, atol=1e-12)
+    several = bytes_set([content((0, 0, 0), (4, 4)), content((102, 102, 102), (40, 40))])
+    np.testing.assert_allclose(
+        statistics(several), [[0.2] * 3] * 2, atol=1e-12
+    )  # each counts the same, whatever its size
     with pytest.raises(PictureError):
         statistics(bytes_set([b"broken", b"too"]))
 

@@ -18,7 +18,7 @@ from residuum.evaluation import plots
 from residuum.evaluation.metrics import calibration_bins
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels, draw_mistakes, draw_pictures, encode
 
-HOSTILE = ["$x^", "雪", "caf\udce9", "a\nb\tc", "_hidden", "", "x" * 300, "<script>"]
+HOSTILE = ["$x^$", "雪", "caf\udce9", "a\nb\tc", "_hidden", "", "x" * 300, "<script>"]
 
 
 def pixels_of(png: bytes) -> NDArray[np.uint8]:

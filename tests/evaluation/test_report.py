@@ -62,8 +62,8 @@ def content_of(classes: list[str], images: int = 200, accuracy: float = 0.9, par
         recipe_toml='name = "digits"\n',
         command="residuum train digits --set seed=3",
         class_counts={"train": dict.fromkeys(classes, 7), "test": dict.fromkeys(classes, 3)},
-        data_facts={"source": "digits"},
-        environment={"torch": "2.15.0"},
+        data_facts={"source": "digits", "held_out": {"test": 0.2, "val": 0.1}, "found": ["train"]},
+        environment={"device_type": "cpu", "bf16": True, "gpu": None, "versions": {"torch": "2.15.0", "numpy": "2.4"}},
         next_commands={"Predict": "residuum predict runs/digits-1/best PICTURE"},
         training_pictures=[Picture(pixels, classes[0])],
         mistakes=[
@@ -101,7 +101,9 @@ def test_a_report_says_what_matters() -> None:
         "a/broken.jpg it ends too early",
         "a/notes.txt not a picture",
         "5 of the 20 test pictures that it mistakes",
-        "2.15.0",
+        "Versions torch 2.15.0, numpy 2.4",
+        "Device type cpu Bf16 yes",
+        "Held out test 0.2, val 0.1 Found train",
         f"{content.scores.ece:.2f} %",
     ):
         assert expected in text
@@ -127,7 +129,7 @@ def test_names_cannot_become_markup() -> None:
     page = compose(content, DRAWN)
     page.encode("utf-8")
     harmless = content_of(["a", "b", "c", "d"])
-    harmless = replace(harmless, warnings=["w"])
+    harmless = replace(harmless, warnings=["w"], data_facts={"a": "b"}, environment={"a": "b"})
     assert sorted(Text(page).tags) == sorted(read(harmless).tags)
     assert "<script>alert(1)</script>" in Text(page).text
 

@@ -13,15 +13,15 @@ def changes_of(arguments: argparse.Namespace, keys: Sequence[str]) -> dict[str, 
     """Returns what the flags named in `keys` and every `--set KEY=VALUE` change; the recipe checks the values.
 
     Raises:
-        UsageError: a `--set` without an equals sign.
+        UsageError: a `--set` without a key or an equals sign.
     """
     changes: dict[str, object] = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
     for change in arguments.changes:
         key, equals, value = change.partition("=")
-        if not equals or not key:
+        if not equals or not key.strip():
             raise UsageError(
-                f"--set {change!r} is not a change.",
-                expected="Expected KEY=VALUE.",
+                f"--set {change!r} changes nothing.",
+                expected="Expected KEY=VALUE, without spaces or in quotes.",
                 hint="For example: --set optim.lr=0.05",
             )
         changes[key.strip()] = value.strip()

@@ -3,30 +3,55 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
+from io import TextIOWrapper
+from typing import TextIO
 
-from residuum.errors import ResiduumError
+from residuum.errors import ResiduumError, Stopped
+
+
+def accept_any_text() -> None:
+    """Lets names that the terminal's encoding lacks be printed, escaped, instead of ending the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def answer(text: str = "") -> None:
-    """Prints what was asked for."""
-    print(text, flush=True)
+    """Prints what was asked for.
+
+    Raises:
+        BrokenPipeError: nobody reads any more. Whatever is printed after that goes nowhere, without an error.
+    """
+    try:
+        print(text, flush=True)
+    except OSError:
+        _silence(sys.stdout)
+        raise
 
 
 def answer_json(document: object) -> None:
-    """Prints one JSON document on stdout."""
-    print(json.dumps(document, indent=2), flush=True)
+    """Prints one JSON document on stdout; raises what `answer` raises."""
+    answer(json.dumps(_strict(document), indent=2, allow_nan=False))
 
 
 def note(text: str) -> None:
-    """Prints what is said beside the answer, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Prints what is said beside the answer, on stderr. Nothing stops because nobody reads it."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
 
 
-def complain(error: ResiduumError) -> None:
-    """Prints an error on stderr: what happened, what was expected, what to do next."""
-    note(f"Error: {error.what}")
+def complain(error: ResiduumError, *, in_full: bool = False) -> None:
+    """Prints an error on stderr: what happened, what was expected, what to do next; `in_full`, where it came from."""
+    if in_full:
+        note("".join(traceback.format_exception(error)).rstrip())
+    note(error.what if isinstance(error, Stopped) else f"Error: {error.what}")
     for part in (error.expected, error.hint):
         if part:
             note(f"  {part}")
@@ -43,3 +68,33 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def duration(seconds: float) -> str:
+    """Returns a time for people: '3.4 s', '42 s', '12 min 5 s', '3 h 20 min'."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def _strict(value: object) -> object:
+    """Returns a document without what JSON lacks: an infinity becomes its name, which recipes read; NaN is null."""
+    if isinstance(value, Mapping):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else repr(value)
+    return value
+
+
+def _silence(stream: TextIO) -> None:
+    """Lets what is still written to a stream that failed go nowhere, at the interpreter's exit too."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,28 +1,64 @@
-"""Tables that commands write."""
+"""Tables that commands write: opened before the work begins, in place when it has ended well, or not there at all."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from residuum.errors import ResourceError
 
+WriteRow = Callable[[Mapping[str, object]], None]
 
-def write_csv(path: str, rows: Sequence[dict[str, object]]) -> None:
-    """Writes rows with the same keys as a CSV file.
+
+@contextlib.contextmanager
+def csv_writer(path: str | None, columns: Sequence[str]) -> Iterator[WriteRow]:
+    """Yields a function that writes one row; without a path it does nothing.
+
+    The rows go into a hidden file beside `path`, which takes its name when the block has ended without an error. A
+    path that is no ordinary file (`/dev/stdout`, a pipe) is written directly.
 
     Raises:
         ResourceError: the file cannot be written.
     """
+    if path is None:
+        yield lambda row: None  # noqa: ARG005 (keeps nothing)
+        return
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file()
+    aside = target if direct else target.with_name(f".{target.name}.writing-{os.getpid()}")
+    with _refusals_named(path):
+        file = aside.open("w", newline="", encoding="utf-8", errors="surrogateescape")
     try:
-        with Path(path).open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+        writer = csv.DictWriter(file, columns)
+
+        def write(row: Mapping[str, object]) -> None:
+            with _refusals_named(path):
+                writer.writerow(row)
+
+        with _refusals_named(path):
             writer.writeheader()
-            writer.writerows(rows)
+        yield write
+        with _refusals_named(path):
+            file.close()
+            if not direct:
+                aside.replace(target)
+    finally:
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            file.close()
+        if not direct:
+            aside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _refusals_named(path: str) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ResourceError(
             f"Cannot write {path}: {error.strerror}.",
-            expected="Expected a file in a folder that exists and can be written.",
+            expected="Expected a file in a folder that exists and can be written, with space left.",
             hint="Give another path to --csv.",
         ) from error

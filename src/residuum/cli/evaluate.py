@@ -11,69 +11,93 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from residuum.cli import console
+from residuum.cli import console, flags
 
 if TYPE_CHECKING:
-    from residuum.evaluation.evaluate import Scores
+    from residuum.data.loading import Batch
+    from residuum.evaluation.trained import Evaluation
+
+_COLUMNS = ("file", "label", "predicted", "prob", "correct")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
-    from residuum.cli.flags import whole_number
-
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="the folder best/ of a run")
-    add("--data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet shards")
+    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet shards (default: the set it was trained on)"
+    add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="what to compute in (fp32)")
-    add("-b", "--batch-size", type=whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
-    add("-j", "--workers", type=whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
-    add("--on-bad-image", choices=("error", "skip"), default="error", help="what to do with one that cannot be used")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--csv", metavar="FILE", help="write the prediction of each picture")
-    add("--offline", action="store_true", help="use no network")
-    add("--json", action="store_true", help="print the scores as JSON")
+    flags.add_precision(parser)
+    add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
+    flags.add_workers(parser)
+    text = "whether a picture that cannot be used ends it (default) or is left out and named"
+    add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
+    flags.add_device(parser)
+    add("--csv", metavar="FILE", help="also write what was predicted for each picture, as a table")
+    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_json(parser, "the scores")
+    flags.add_loudness(parser, "what is evaluated")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluates."""
+    from residuum.cli import progress
     from residuum.cli.changes import go_offline
-    from residuum.cli.csvfile import write_csv
+    from residuum.cli.csvfile import csv_writer
     from residuum.evaluation.trained import evaluate_in_full, rows
 
+    def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        with progress.counting("evaluating", count, quiet=arguments.quiet) as tell:
+            for batch in batches:
+                yield batch
+                tell(len(batch.labels))
+
     go_offline(arguments.offline)
-    scores, predictions, images, skipped = evaluate_in_full(
-        arguments.bundle,
-        arguments.data,
-        arguments.split,
-        precision=arguments.precision,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        workers=arguments.workers,
-        on_bad_image=arguments.on_bad_image,
-    )
-    if arguments.csv:
-        names = tuple(score.name for score in scores.classes)
-        write_csv(arguments.csv, rows(predictions, images, names))
-    for name, reason in skipped.items():
-        console.note(f"Skipped {name}: {reason}.")
-    if arguments.json:
-        console.answer_json({**scores.as_dict(), "skipped": skipped})
-    else:
-        console.answer(_in_words(scores))
+    with csv_writer(arguments.csv, _COLUMNS) as write:
+        done = evaluate_in_full(
+            arguments.bundle,
+            arguments.data,
+            arguments.split,
+            precision=arguments.precision,
+            batch_size=arguments.batch_size,
+            device=arguments.device,
+            workers=arguments.workers,
+            on_bad_image=arguments.on_bad_image,
+            watch=watched,
+        )
+        if arguments.csv is not None:
+            for row in rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes)):
+                write(row)
+    _tell(done, arguments)
     return 0
 
 
-def _in_words(scores: Scores) -> str:
+def _tell(done: Evaluation, arguments: argparse.Namespace) -> None:
+    if arguments.verbose:
+        console.note(f"Evaluated {done.model} in {arguments.bundle} on {done.what}, in {arguments.precision}.")
+    if not arguments.quiet:
+        for name, reason in done.skipped.items():
+            console.note(f"Skipped {name}: {reason}.")
+    if arguments.json:
+        console.answer_json({**done.scores.as_dict(), "skipped": done.skipped})
+    else:
+        console.answer(_in_words(done))
+
+
+def _in_words(done: Evaluation) -> str:
+    scores = done.scores
     rows = [
         [score.name, f"{score.images:,}", f"{score.precision:.1f}", f"{score.recall:.1f}", f"{score.f1:.1f}"]
         for score in scores.classes
     ]
-    pairs = _confusions(scores)
+    pairs = _confusions(done)
+    skipped = f" ({len(done.skipped):,} skipped)" if done.skipped else ""
     lines = [
-        f"Pictures            {scores.images:,}",
+        f"Set                 {done.what}",
+        f"Pictures            {scores.images:,}{skipped}",
         f"Accuracy (top-1)    {scores.top1:.2f} %",
         f"Top-5               {scores.top5:.2f} %",
         f"Loss                {scores.loss:.4f}",
@@ -81,18 +105,20 @@ def _in_words(scores: Scores) -> str:
         "",
         console.table(("class", "pictures", "precision %", "recall %", "F1 %"), rows, right=(1, 2, 3, 4)),
     ]
+    if len(scores.classes) <= 5:
+        lines.remove(lines[3])  # it is 100 % of necessity
     if pairs:
         lines += ["", "Most frequent confusions (the whole matrix: --json)", *pairs]
     return "\n".join(lines)
 
 
-def _confusions(scores: Scores, count: int = 5) -> list[str]:
-    names = [score.name for score in scores.classes]
-    pairs = [
-        (int(scores.confusion[true, said]), names[true], names[said])
-        for true in range(len(names))
-        for said in range(len(names))
-        if true != said and scores.confusion[true, said]
+def _confusions(done: Evaluation, count: int = 5) -> list[str]:
+    names, matrix = [score.name for score in done.scores.classes], done.scores.confusion.copy()
+    matrix[range(len(names)), range(len(names))] = 0
+    worst = (-matrix).ravel().argsort(kind="stable")[:count].tolist()
+    pairs = [divmod(place, len(names)) for place in worst]
+    return [
+        f"  {matrix[true, said]:,} x {names[true]} taken for {names[said]}"
+        for true, said in pairs
+        if matrix[true, said]
     ]
-    worst = sorted(pairs, key=lambda pair: -pair[0])[:count]
-    return [f"  {times:,} x {true} taken for {said}" for times, true, said in worst]

@@ -1,4 +1,4 @@
-"""Types of flags: what argparse calls to read a value."""
+"""Flags that several commands share, and the types of flags: what argparse calls to read a value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,38 @@ def whole_number(least: int) -> Callable[[str], int]:
         except ValueError:
             number = least - 1
         if number < least:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {least} on")
+            raise argparse.ArgumentTypeError(f"cannot be {text!r}. Expected a whole number from {least} on")
         return number
 
     return read
+
+
+def add_json(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--json`."""
+    parser.add_argument("--json", action="store_true", help=f"print {what} as one JSON document")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Adds `--device`."""
+    text = "where to compute: cpu, cuda, cuda:1, mps (default: auto, which prefers a GPU)"
+    parser.add_argument("--device", metavar="DEVICE", default="auto", help=text)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Adds `--workers`."""
+    text = "threads that decode pictures (default: 0, which chooses by the processor)"
+    parser.add_argument("-j", "--workers", type=whole_number(0), default=0, metavar="N", help=text)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Adds `--precision` of a command that computes in float32 unless told otherwise."""
+    text = "number format to compute in: auto, fp32, bf16, fp16 (default: fp32)"
+    choices = ("auto", "fp32", "bf16", "fp16")
+    parser.add_argument("--precision", choices=choices, default="fp32", metavar="FORMAT", help=text)
+
+
+def add_loudness(parser: argparse.ArgumentParser, more: str) -> None:
+    """Adds `--quiet` and `--verbose`, which exclude each other; `more` is what is said beyond the usual."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="print the result and errors only")
+    group.add_argument("-v", "--verbose", action="store_true", help=f"print {more}, and where an error came from")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
-import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import residuum
 from residuum.cli import console
@@ -19,7 +20,7 @@ COMMANDS = {
     "predict": "say what is on pictures",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
-    "recipes": "list or show the recipes",
+    "recipes": "list the recipes, or show one",
 }
 ALIASES = {"eval": "evaluate", "val": "evaluate"}
 
@@ -28,31 +29,69 @@ a first run:
   residuum train                              trains on handwritten digits, in seconds
   residuum train --data FOLDER                trains on your photos: one folder for each class
   residuum predict runs/photos-1/best a.jpg   says what is on a picture
+  residuum COMMAND --help                     says what a command takes
 
 exit codes: 0 done, 1 a bug, 2 wrong usage, 3 bad data, 4 weights not available or changed,
   5 out of disk or memory, 6 training diverged, 7 a verification failed, 75 stopped and saved, 130 interrupted
 """
 
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+_OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+"""What torch's allocators say, on Linux, on Windows and on GPUs; the exception is a plain RuntimeError on CPUs."""
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse, whose complaints have three parts and name the closest flag or command."""
+    """argparse, whose complaints have three parts and name the closest flag."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UsageError in the place of printing usage and leaving."""
+        what, expected = self._explained(message)
+        raise UsageError(what, expected=expected, hint=f"See: {self.prog} --help")
+
+    def refuse_unknown(self, words: Sequence[str]) -> NoReturn:
+        """Raises UsageError for words that nothing reads."""
         flags = [flag for action in self._actions for flag in action.option_strings]
-        wrong = next((word for word in message.split() if word.startswith("--") and word not in flags), "")
-        if "invalid choice" in message and "argument command" in message:
-            word = message.split("'")[1]
-            raise UsageError(
-                f"No command is called {word!r}.",
-                expected=did_you_mean(word, COMMANDS) or f"Expected one of {', '.join(COMMANDS)}.",
-                hint="List them with: residuum --help",
-            )
+        word = words[0]
+        if word.startswith("-"):
+            expected = did_you_mean(word.split("=")[0], flags) or f"Its flags are {', '.join(flags)}."
+        else:
+            meant = [f"{flag} {word}" for flag in ("--data", "--recipe") if flag in flags]
+            expected = f"Did you mean {' or '.join(meant)}?" if meant else f"Expected: {self._form()}"
         raise UsageError(
-            f"{message[:1].upper()}{message[1:]}.",
-            expected=did_you_mean(wrong.split("=")[0], flags) if wrong else "",
+            f"{self.prog} does not know what to do with {' '.join(words)!r}.",
+            expected=expected,
             hint=f"See: {self.prog} --help",
         )
+
+    def _explained(self, message: str) -> tuple[str, str]:
+        """Returns what happened and what was expected, from argparse's one line."""
+        if required := re.fullmatch(r"the following arguments are required: (.*)", message):
+            return f"{required[1]} is missing.", f"Expected: {self._form()}"
+        if not (blamed := re.fullmatch(r"argument (\S+): (.*)", message, re.DOTALL)):
+            return f"{message[:1].upper()}{message[1:]}.", f"Expected: {self._form()}"
+        flag, complaint = blamed[1].split("/")[-1], blamed[2]
+        if choice := re.fullmatch(r"invalid choice: (.*) \(choose from (.*)\)", complaint, re.DOTALL):
+            return f"{flag} cannot be {choice[1]}.", f"Expected one of {choice[2].replace(chr(39), '')}."
+        if other := re.fullmatch(r"not allowed with argument (\S+)", complaint):
+            return f"{flag} does not go with {other[1].split('/')[-1]}.", "Expected one of the two."
+        if complaint.startswith("expected "):
+            return f"{flag} has no value.", f"Expected {flag} VALUE."
+        what, _, expected = complaint.partition(". Expected ")
+        return f"{flag} {what}.", f"Expected {expected}." if expected else ""
+
+    def _form(self) -> str:
+        places = [
+            action.metavar if isinstance(action.metavar, str) else action.dest
+            for action in self._actions
+            if not action.option_strings
+        ]
+        return " ".join((self.prog, *places))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        if file is not sys.stderr:  # help and version, which a closed pipe must not turn into an error
+            console.answer(message.rstrip("\n"))
+        else:
+            console.note(message.rstrip("\n"))
 
 
 def build_parser(command: str | None) -> Parser:
@@ -65,7 +104,7 @@ def build_parser(command: str | None) -> Parser:
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"residuum {residuum.__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="command", parser_class=Parser, title="commands")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser, title="commands")
     for name, summary in COMMANDS.items():
         aliases = [alias for alias, of in ALIASES.items() if of == name]
         if name != command:
@@ -87,39 +126,69 @@ def build_parser(command: str | None) -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    first = next((word for word in argv if not word.startswith("-")), None)
+    console.accept_any_text()
+    words = list(sys.argv[1:] if argv is None else argv)
+    in_full = False
     try:
-        parser = build_parser(ALIASES.get(first or "", first))
-        arguments, unknown = parser.parse_known_args(argv)
-        if unknown:
-            getattr(arguments, "parser", parser).error(f"unknown arguments: {' '.join(unknown)}")
-        if arguments.command is None:
-            parser.print_help()
-            return 0
+        arguments = _parse(words)
+        in_full = getattr(arguments, "verbose", False)
         return int(arguments.run(arguments))
     except ResiduumError as error:
-        console.complain(error)
+        console.complain(error, in_full=in_full)
         return error.exit_code
     except MemoryError as error:
         return _out_of_memory(str(error))
-    except RuntimeError as error:  # torch's way of saying so
-        if "not enough memory" in str(error) or "out of memory" in str(error):
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _OUT_OF_MEMORY):
             return _out_of_memory(str(error).split("\n", maxsplit=1)[0])
         raise
     except KeyboardInterrupt:
         console.note("Interrupted.")
         return 130
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        return _refused(error)
+    except SystemExit as done:  # argparse, after --help and --version
+        return int(done.code or 0)
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    command = next((word for word in words if not word.startswith("-")), None)
+    if command is not None and ALIASES.get(command, command) not in COMMANDS:
+        raise UsageError(
+            f"No command is called {command!r}.",
+            expected=did_you_mean(command, (*COMMANDS, *ALIASES)) or f"Expected one of {', '.join(COMMANDS)}.",
+            hint="See: residuum --help",
+        )
+    parser = build_parser(ALIASES.get(command or "", command))
+    arguments, unknown = parser.parse_known_args(words)
+    if unknown:
+        getattr(arguments, "parser", parser).refuse_unknown(unknown)
+    if arguments.command is None:
+        parser.print_help()
+        parser.exit()
+    return arguments
 
 
 def _out_of_memory(said: str) -> int:
+    reason = re.sub(r"^\[enforce fail at [^\]]*\] .*?\. ", "", said)
     error = ResourceError(
-        f"Out of memory{': ' + said if said else ''}.",
+        f"Out of memory{': ' + reason.rstrip('.') if reason else ''}.",
         expected="Expected the batch, the network and the pictures to fit.",
-        hint="Use a smaller --batch-size or --img-size, or split each batch: --set accumulate=4",
+        hint="Use a smaller --batch-size or --img-size, or, in training, split each batch: --set accumulate=4",
+    )
+    console.complain(error)
+    return error.exit_code
+
+
+def _refused(refusal: OSError) -> int:
+    error = ResourceError(
+        f"Cannot use {refusal.filename or 'the output'}: {refusal.strerror}.",
+        expected="Expected a place that can be read and written, with space left.",
+        hint="Free some space, change the permissions, or use another place.",
     )
     console.complain(error)
     return error.exit_code

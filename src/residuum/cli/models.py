@@ -1,15 +1,18 @@
-"""Lists the networks: parameters, multiply-adds for one picture, input size, source."""
+"""Lists the networks: parameters, multiply-adds for one picture of the given size in pixels, and where each comes from.
+
+Any of them is trained with: residuum train --model NAME
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from residuum.cli import console
+from residuum.cli import console, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("--json", action="store_true", help="print the list as JSON")
+    flags.add_json(parser, "the list")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,9 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         [
             entry.name,
             f"{entry.card.params:,}",
-            f"{entry.card.multiply_adds / 1e9:.2f} G"
-            if entry.card.multiply_adds >= 1e9
-            else f"{entry.card.multiply_adds / 1e6:.0f} M",
+            _operations(entry.card.multiply_adds),
             str(entry.card.input_px),
             entry.card.source,
         ]
@@ -36,3 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     console.answer(console.table(("model", "parameters", "multiply-adds", "pixels", "source"), rows, right=(1, 2, 3)))
     return 0
+
+
+def _operations(count: int) -> str:
+    return f"{count / 1e9:.2f} G" if count >= 1e9 else f"{count / 1e6:.0f} M"

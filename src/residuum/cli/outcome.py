@@ -6,10 +6,15 @@ import os
 import shlex
 from pathlib import Path
 
+from residuum.cli import console
 from residuum.evaluation.metrics import wilson_interval
 from residuum.training.run import Run
 
 _PARTS = {"test": "Test", "val": "Validation", "train": "Training"}
+_WARNINGS = {
+    "val": "These pictures also chose the epoch that was kept: there is no test part.",
+    "train": "These pictures were trained on, and say little of new ones: nothing was held out.",
+}
 
 
 def as_json(run: Run) -> dict[str, object]:
@@ -34,22 +39,30 @@ def in_words(run: Run) -> str:
     scores, part = run.result.scores, run.result.part
     right = round(scores.top1 * scores.images / 100)
     low, high = wilson_interval(right, scores.images)
-    label = f"{_PARTS[part]} accuracy"
     lines = [
         "",
-        f"{label:<20}{scores.top1:.2f} %  ({right:,} of {scores.images:,} pictures; "
-        f"with 95 % confidence between {100 * low:.1f} and {100 * high:.1f} %)",
-        f"{'Trained in':<20}{run.seconds:.0f} s",
-        f"{'Run folder':<20}{run.folder}",
-        f"{'Report':<20}{run.folder / 'report.html'}",
-        f"{'Next':<20}residuum predict {_shell(run.folder / 'best')} {_shell(run.sample or Path('PICTURE'))}",
+        _line(
+            f"{_PARTS[part]} accuracy",
+            f"{scores.top1:.2f} %  ({right:,} of {scores.images:,} pictures; "
+            f"with 95 % confidence between {100 * low:.1f} and {100 * high:.1f} %)",
+        ),
+        _line("Trained in", console.duration(run.seconds)),
+        _line("Run folder", f"{run.folder}"),
+        _line("Report", f"{run.folder / 'report.html'}"),
+        _line("Next", f"residuum predict {_shell(run.folder / 'best')} {_shell(run.sample or Path('PICTURE'))}"),
     ]
-    if part != "test":
-        lines.insert(2, f"{'':<20}There is no test part: this is measured on the {_PARTS[part].lower()} pictures.")
+    if part in _WARNINGS:
+        lines.insert(2, _line("", _WARNINGS[part]))
     if run.skipped:
-        lines.append(f"{'Skipped':<20}{len(run.skipped)} pictures that cannot be used; the report lists them")
+        lines.insert(-1, _line("Skipped", f"{len(run.skipped):,} pictures that cannot be used; the report lists them"))
     return "\n".join(lines)
 
 
+def _line(label: str, text: str) -> str:
+    return f"{label:<21}{text}"
+
+
 def _shell(path: Path) -> str:
-    return shlex.quote(os.fspath(path))
+    """Returns a path as one word of a shell command, which no command takes for a flag."""
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)

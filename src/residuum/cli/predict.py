@@ -13,61 +13,79 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from residuum.cli import console
-from residuum.cli.flags import whole_number
-from residuum.errors import DataError
+from residuum.cli import console, flags
+from residuum.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from residuum.deploy.predict import Prediction
+    from residuum.deploy.predict import Prediction, Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="the folder best/ of a run")
-    add("paths", metavar="PATH", nargs="+", help="pictures, folders, or - for standard input")
-    add("--top", type=whole_number(1), default=5, metavar="N", help="classes to name for each picture (5)")
-    add("-b", "--batch-size", type=whole_number(1), default=32, metavar="N", help="pictures at a time (32)")
-    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="what to compute in (fp32)")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--csv", metavar="FILE", help="write the predictions as a table")
-    add("--json", action="store_true", help="print the predictions as JSON")
+    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    add("paths", metavar="PATH", nargs="+", help="pictures, folders, or - for a picture on standard input")
+    add("--top", type=flags.whole_number(1), default=5, metavar="N", help="classes to name for each picture (5)")
+    flags.add_precision(parser)
+    add("-b", "--batch-size", type=flags.whole_number(1), default=32, metavar="N", help="pictures at a time (32)")
+    flags.add_workers(parser)
+    flags.add_device(parser)
+    add("--csv", metavar="FILE", help="also write the predictions as a table")
+    flags.add_json(parser, "the predictions")
+    flags.add_loudness(parser, "what is predicted with")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Predicts."""
-    from residuum.cli.csvfile import write_csv
+    from residuum.cli import progress
+    from residuum.cli.csvfile import csv_writer
     from residuum.deploy.predict import load
 
     files = _files(arguments.paths)
     predictor = load(arguments.bundle, device=arguments.device, precision=arguments.precision)
-    sources = [sys.stdin.buffer.read() if file == "-" else file for file in files]
-    predictions = []
-    for file, prediction in zip(
-        files, predictor.stream(sources, top=arguments.top, batch_size=arguments.batch_size), strict=True
+    if arguments.verbose:
+        name, count = predictor.card["model"]["name"], len(predictor.classes)
+        where = f"on {predictor.device} in {arguments.precision}"
+        console.note(f"Predicting with {name} in {arguments.bundle}: {count} classes, {where}.")
+    columns = _columns(min(arguments.top, len(predictor.classes)))
+    done: list[Prediction] = []  # those that are still needed: all for JSON, else the bad ones
+    with (
+        csv_writer(arguments.csv, columns) as write,
+        progress.counting("predicting", len(files), quiet=arguments.quiet or not arguments.json) as tell,
     ):
-        named = type(prediction)(file, prediction.top, prediction.error)
-        predictions.append(named)
-        if not arguments.json:
-            console.answer(_in_words(named))
+        for prediction in _predictions(predictor, files, arguments):
+            write(_row(prediction))
+            tell(1)
+            if arguments.json or prediction.error is not None:
+                done.append(prediction)
+            if not arguments.json:
+                _say(prediction, needed=arguments.csv is None)
     if arguments.json:
-        console.answer_json({"predictions": [prediction.as_dict() for prediction in predictions]})
-    if arguments.csv:
-        write_csv(arguments.csv, _rows(predictions, min(arguments.top, len(predictor.classes))))
-    bad = sum(prediction.error is not None for prediction in predictions)
-    if bad:
-        console.note(f"{bad} of {len(predictions)} pictures cannot be used.")
-    return DataError.exit_code if bad else 0
+        console.answer_json({"predictions": [prediction.as_dict() for prediction in done]})
+    return _complain([prediction for prediction in done if prediction.error is not None], len(files))
+
+
+def _predictions(predictor: Predictor, files: Sequence[str], arguments: argparse.Namespace) -> Iterator[Prediction]:
+    sources: Iterable[str | bytes] = (_standard_input() if file == "-" else file for file in files)
+    found = predictor.stream(sources, top=arguments.top, batch_size=arguments.batch_size, workers=arguments.workers)
+    for file, prediction in zip(files, found, strict=True):
+        yield type(prediction)(file, prediction.top, prediction.error)
 
 
 def _files(paths: Sequence[str]) -> list[str]:
     """Returns the pictures that the paths name: a folder's pictures in natural order, everything else as it is."""
     from residuum.data.paths import natural_key
 
+    if paths.count("-") > 1:
+        raise UsageError(
+            f"Standard input is named {paths.count('-')} times: {' '.join(paths)}.",
+            expected="Expected - once: there is one picture on standard input.",
+            hint="Give the other pictures as files.",
+        )
     files: list[str] = []
     for path in paths:
         if path == "-" or not Path(path).is_dir():
@@ -95,18 +113,47 @@ def _pictures_in(folder: str) -> Iterator[str]:
                 yield str(Path(place) / name)
 
 
+def _standard_input() -> bytes:
+    stream = sys.stdin  # None where the shell closed it
+    return b"" if stream is None else stream.buffer.read()
+
+
+def _say(prediction: Prediction, *, needed: bool) -> None:
+    """Prints a prediction; where it is not `needed`, because a table is written too, a closed pipe ends nothing."""
+    try:
+        console.answer(_in_words(prediction))
+    except BrokenPipeError:
+        if needed:
+            raise
+
+
 def _in_words(prediction: Prediction) -> str:
     if prediction.error is not None:
         return f"{prediction.file}: cannot be used: {prediction.error}"
     return f"{prediction.file}: " + ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in prediction.top)
 
 
-def _rows(predictions: Sequence[Prediction], top: int) -> list[dict[str, object]]:
-    rows = []
-    for prediction in predictions:
-        row: dict[str, object] = {"file": prediction.file, "label": prediction.label, "prob": prediction.prob}
-        for place in range(1, top):
-            guess = prediction.top[place] if prediction.top else None
-            row |= {f"label_{place + 1}": guess and guess.label, f"prob_{place + 1}": guess and guess.prob}
-        rows.append({**row, "error": prediction.error})
-    return rows
+def _complain(bad: Sequence[Prediction], total: int) -> int:
+    """Says that pictures could not be used, if so, and returns the exit code."""
+    if not bad:
+        return 0
+    error = DataError(
+        f"{len(bad):,} of {total:,} pictures cannot be used; the first is {bad[0].file}: {bad[0].error}.",
+        expected="Expected JPEG, PNG, WebP, GIF, BMP or TIFF files that decode completely.",
+        hint="The answer says why for each of them; all the others are predicted.",
+    )
+    console.complain(error)
+    return error.exit_code
+
+
+def _columns(top: int) -> list[str]:
+    more = [f"{column}_{place}" for place in range(2, top + 1) for column in ("label", "prob")]
+    return ["file", "label", "prob", *more, "error"]
+
+
+def _row(prediction: Prediction) -> dict[str, object]:
+    row: dict[str, object] = {"file": prediction.file, "error": prediction.error}
+    for place, guess in enumerate(prediction.top, start=1):
+        suffix = "" if place == 1 else f"_{place}"
+        row |= {f"label{suffix}": guess.label, f"prob{suffix}": guess.prob}
+    return row

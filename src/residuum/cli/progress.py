@@ -1,37 +1,64 @@
-"""The progress display of training: live on a terminal, plain lines elsewhere, all of it on stderr."""
+"""The progress displays: live on a terminal, plain lines elsewhere, all of it on stderr."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from residuum.cli import console
 from residuum.training.records import Listener, Record
 
-_SECONDS_BETWEEN_LINES = 10.0
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a plain line says how far a long step is."""
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool) -> Iterator[Listener | None]:
-    """Yields a listener for the records of a run."""
+def training(*, quiet: bool, verbose: bool) -> Iterator[Listener | None]:
+    """Yields a listener for the records of a run; `verbose` shows every one of them."""
     if quiet:
         yield None
     elif sys.stderr.isatty():
-        with _live() as listener:
+        with _live(verbose) as listener:
             yield listener
     else:
-        yield _Lines()
+        yield _Lines(verbose)
+
+
+@contextlib.contextmanager
+def counting(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function that is told how many more of `total` pictures are done."""
+    if quiet:
+        yield lambda count: None  # noqa: ARG005 (tells nobody)
+    elif sys.stderr.isatty():
+        with _bar(what, "pictures") as bar:
+            task = bar.add_task(what, total=total, status="")
+            yield lambda count: bar.update(task, advance=count)
+    else:
+        done, told = 0, time.monotonic()
+
+        def tell(count: int) -> None:
+            nonlocal done, told
+            done += count
+            if time.monotonic() - told > SECONDS_BETWEEN_LINES:
+                console.note(f"{what}: {done:,} of {total:,} pictures")
+                told = time.monotonic()
+
+        yield tell
 
 
 class _Lines:
     """A line at the start, for each epoch, and every ten seconds in long ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool) -> None:
         self.epochs = self.steps = 0
         self.told = time.monotonic()
+        self.pause_s = -1.0 if verbose else SECONDS_BETWEEN_LINES
 
     def __call__(self, record: Record) -> None:
         kind = record["kind"]
@@ -43,13 +70,40 @@ class _Lines:
         elif kind == "epoch":
             console.note(epoch_line(record, self.epochs))
             self.told = time.monotonic()
-        elif time.monotonic() - self.told > _SECONDS_BETWEEN_LINES:
+        elif time.monotonic() - self.told > self.pause_s:
             console.note(f"  {step_line(record, self.steps)}")
             self.told = time.monotonic()
 
 
 @contextlib.contextmanager
-def _live() -> Iterator[Listener]:
+def _live(verbose: bool) -> Iterator[Listener]:
+    with _bar("training", "steps") as bar:
+        total: dict[str, Any] = {}
+        say = bar.console.print
+
+        def listener(record: Record) -> None:
+            if record["kind"] == "note":
+                say(str(record["text"]), markup=False)
+            elif record["kind"] == "start":
+                say(opening(record), markup=False)
+                total.update(record)
+                steps = int(total["steps_per_epoch"])
+                done = int(total["epoch"]) * steps
+                total["task"] = bar.add_task("train", total=int(total["epochs"]) * steps, completed=done, status="")
+            else:
+                status = f"loss {record['loss']:.3f}  {record['images_per_s']:,.0f} images/s"
+                bar.update(total["task"], completed=int(str(record["step"])), status=status)
+                if record["kind"] == "epoch":
+                    say(epoch_line(record, int(total["epochs"])), markup=False)
+                elif verbose:
+                    say(f"  {step_line(record, int(total['steps_per_epoch']))}", markup=False)
+
+        yield listener
+
+
+@contextlib.contextmanager
+def _bar(what: str, unit: str) -> Iterator[Progress]:
+    """Yields a live bar on stderr that disappears at the end. rich honours NO_COLOR and TERM."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -60,45 +114,27 @@ def _live() -> Iterator[Listener]:
         TimeRemainingColumn,
     )
 
-    screen = Console(stderr=True, highlight=False)
-    bar = Progress(
-        TextColumn("[bold]training"),
+    columns = (
+        TextColumn(f"[bold]{what}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("steps  {task.fields[status]}"),
+        TextColumn(unit + "  {task.fields[status]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=screen,
-        transient=True,
     )
-    with bar:
-        total: dict[str, Any] = {}
-
-        def listener(record: Record) -> None:
-            if record["kind"] == "note":
-                screen.print(str(record["text"]), markup=False)
-            elif record["kind"] == "start":
-                screen.print(opening(record), markup=False)
-                total.update(record)
-                steps = int(total["epochs"]) * int(total["steps_per_epoch"])
-                total["task"] = bar.add_task("train", total=steps, status="")
-            else:
-                status = f"loss {record['loss']:.3f}  {record['images_per_s']:,.0f} images/s"
-                bar.update(total["task"], completed=int(str(record["step"])), status=status)
-                if record["kind"] == "epoch":
-                    screen.print(epoch_line(record, int(total["epochs"])), markup=False)
-
-        yield listener
+    with Progress(*columns, console=Console(stderr=True, highlight=False), transient=True) as bar:
+        yield bar
 
 
 def opening(start: Mapping[str, Any]) -> str:
     """Returns what is about to be trained on what, in two lines."""
     parts = ", ".join(f"{count:,} {name}" for name, count in start["images"].items())
+    epochs = "1 epoch" if start["epochs"] == 1 else f"{start['epochs']:,} epochs"
     return (
         f"Training {start['model']} ({start['parameters']:,} parameters) on {start['source']}: "
         f"{start['classes']} classes, {parts} pictures\n"
-        f"at {start['img_size']} x {start['img_size']} pixels, recipe {start['recipe']}, {start['epochs']} epochs of "
+        f"at {start['img_size']} x {start['img_size']} pixels, recipe {start['recipe']}, {epochs} of "
         f"{start['steps_per_epoch']:,} steps, {start['device']} in {start['precision']}, into {start['folder']}"
     )
 
@@ -108,7 +144,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     line = f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['loss']:.4f}"
     if "val_top1" in record:
         line += f"  val loss {record['val_loss']:.4f}  val accuracy {record['val_top1']:.2f} %"
-    return f"{line}  {record['images_per_s']:,.0f} images/s  {record['seconds']:.0f} s"
+    return f"{line}  {record['images_per_s']:,.0f} images/s  {console.duration(record['seconds'])}"
 
 
 def step_line(record: Mapping[str, Any], steps: int) -> str:

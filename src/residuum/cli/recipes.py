@@ -1,5 +1,8 @@
 """Lists the recipes, or shows one as TOML, ready to be changed and run with: residuum train --recipe mine.toml
 
+A recipe is everything that decides what a training run does. Single values are changed without a file, by their key:
+residuum train --recipe NAME --set optim.lr=0.05
+
 examples:
   residuum recipes
   residuum recipes show photos > mine.toml
@@ -9,46 +12,59 @@ from __future__ import annotations
 
 import argparse
 
-from residuum.cli import console
+from residuum.cli import console, flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
-    parser.add_argument("action", nargs="?", choices=("list", "show"), default="list", help="list (default) or show")
+    parser.add_argument("action", nargs="?", metavar="list|show", default="list", help="what to do (default: list)")
     parser.add_argument("name", nargs="?", metavar="NAME", help="the recipe to show")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    flags.add_json(parser, "the list, or the recipe,")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Lists or shows recipes."""
-    from dataclasses import asdict
-
     from residuum import recipe
     from residuum.errors import UsageError
     from residuum.recipes import RECIPES
 
-    if arguments.action == "show":
-        if arguments.name is None:
-            raise UsageError(
-                "No recipe is named.", expected="Expected a name.", hint="List them with: residuum recipes"
-            )
+    if arguments.action == "show" and arguments.name is not None:
         shown = RECIPES[arguments.name].build()
         if arguments.json:
             console.answer_json(recipe.to_dict(shown))
         else:
             console.answer(recipe.to_toml(shown).rstrip())
         return 0
+    if arguments.action != "list" or arguments.name is not None:
+        named = arguments.name or ("" if arguments.action == "show" else arguments.action)
+        raise UsageError(
+            f"residuum recipes does not know what to do with {named!r}."
+            if named
+            else "residuum recipes show names no recipe.",
+            expected=f"Expected: residuum recipes show {named if named in RECIPES else 'NAME'}",
+            hint="List the names with: residuum recipes",
+        )
+    return _list(in_json=arguments.json)
+
+
+def _list(*, in_json: bool) -> int:
+    from dataclasses import asdict
+
+    from residuum.recipes import RECIPES
+
     entries = RECIPES.entries()
-    if arguments.json:
+    if in_json:
+        recipes = [(entry, entry.build()) for entry in entries]
         listed = [
             {
-                "name": e.name,
-                "summary": e.summary,
-                "model": e.build().model.name,
-                "epochs": e.build().epochs,
-                **asdict(e.card),
+                "name": entry.name,
+                "summary": entry.summary,
+                "model": built.model.name,
+                "data": built.data.source,
+                "epochs": built.epochs,
+                **asdict(entry.card),
             }
-            for e in entries
+            for entry, built in recipes
         ]
         console.answer_json({"recipes": listed})
         return 0

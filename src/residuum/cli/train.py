@@ -1,6 +1,7 @@
 """Trains a network and leaves a run folder: the model, its scores, plots and a report.
 
 Without arguments it trains on handwritten digits. With --data FOLDER it trains on photos, one folder for each class.
+What the flags do not name is decided by the recipe.
 
 examples:
   residuum train
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 
-from residuum.cli import console
+from residuum.cli import console, flags
 
 _KEYS = ("model", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "workers", "on_bad_image")
 
@@ -27,20 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="the network (list: residuum models)")
     add("--epochs", metavar="N", help="passes over the training pictures")
     add("-b", "--batch-size", metavar="N", help="pictures in an update")
-    add("--img-size", metavar="PX", help="the side of the pictures that the network sees")
+    add("--img-size", metavar="PX", help="the side, in pixels, of what the network sees")
     add("--lr", metavar="RATE", help="the highest learning rate")
     add("--seed", metavar="N", help="where all randomness starts")
-    add("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16")
-    add("-j", "--workers", metavar="N", help="threads that decode pictures (0: chosen by the machine)")
-    add("--on-bad-image", metavar="error|skip", help="what to do with a picture that cannot be used")
-    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help="any other key of the recipe")
-    add("-o", "--out", metavar="DIR", help="the run folder, which must be new (default: runs/<recipe>-<n>)")
-    add("--resume", metavar="RUN", help="go on with a run that was stopped")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    add("--dry-run", action="store_true", help="show the recipe that would run, and leave")
-    add("--offline", action="store_true", help="use no network")
-    add("--json", action="store_true", help="print the result as JSON")
-    add("-q", "--quiet", action="store_true", help="no progress display")
+    add("--precision", metavar="FORMAT", help="number format to compute in: auto, fp32, bf16, fp16")
+    add("-j", "--workers", metavar="N", help="threads that decode pictures (0: chosen by the processor)")
+    text = "whether a picture that cannot be used ends it (default) or is left out and named"
+    add("--on-bad-image", metavar="error|skip", help=text)
+    text = "any other key of the recipe; may be repeated (keys: residuum recipes show NAME)"
+    add("--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help=text)
+    add("-o", "--out", metavar="DIR", help="the run folder, new or empty (default: runs/<recipe>-<n>)")
+    add("--resume", metavar="RUN", help="go on with the run in this folder, where it was stopped")
+    flags.add_device(parser)
+    add("--dry-run", action="store_true", help="print the recipe that would run, and leave; no picture is opened")
+    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_json(parser, "the result (with --dry-run: the recipe)")
+    flags.add_loudness(parser, "every step that is recorded")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,10 +54,10 @@ def run(arguments: argparse.Namespace) -> int:
     changes = changes_of(arguments, _KEYS)
     if arguments.dry_run:
         return _show(arguments, changes)
-    from residuum.cli.progress import progress
+    from residuum.cli import progress
     from residuum.training.train import train
 
-    with progress(quiet=arguments.quiet) as listener:
+    with progress.training(quiet=arguments.quiet, verbose=arguments.verbose) as listener:
         done = train(
             arguments.recipe,
             data=arguments.data,
@@ -75,8 +78,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     from residuum import recipe
+    from residuum.errors import UsageError
     from residuum.training.train import choose_recipe
 
+    if arguments.resume is not None:
+        raise UsageError(
+            f"--dry-run has nothing to show of --resume {arguments.resume}.",
+            expected="Expected one of the two: a resumed run has its recipe already.",
+            hint=f"See it in {arguments.resume}/recipe.toml",
+        )
     chosen = choose_recipe(arguments.recipe, arguments.data, changes)
     if arguments.json:
         console.answer_json(recipe.to_dict(chosen))

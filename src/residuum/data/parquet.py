@@ -201,7 +201,7 @@ def _refuse_too_large(files: Sequence[Path]) -> None:
     free = _available_bytes()
     if needed > free:
         raise ResourceError(
-            f"The {len(files)} shards take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of memory are available.",
+            f"The {len(files)} shards take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are available.",
             expected="Expected shards that fit into memory.",
             hint="Use fewer of them ('train-000*.parquet'), or unpack them into class folders.",
         )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from residuum import hardware, imaging
-from residuum.errors import PictureError
+from residuum.errors import PictureError, UsageError
 from residuum.evaluation import metrics
 from residuum.models import saved
 
@@ -85,16 +85,24 @@ class Predictor:
 
         Raises:
             PictureError: the only picture cannot be used.
+            UsageError: `top` or `batch_size` is less than 1.
         """
+        _require_positive(top=top, batch_size=batch_size)
         if isinstance(pictures, list | tuple):
             return list(self.stream(pictures, top=top, batch_size=batch_size))
         prepared = self._prepare(pictures)
         return self._answer([_title(pictures)], [prepared], top)[0]
 
-    def stream(self, pictures: Iterable[Source], *, top: int = 5, batch_size: int = 32) -> Iterator[Prediction]:
-        """Yields the prediction of each picture as its batch is done; memory does not grow with their number."""
+    def stream(
+        self, pictures: Iterable[Source], *, top: int = 5, batch_size: int = 32, workers: int = 0
+    ) -> Iterator[Prediction]:
+        """Yields the prediction of each picture as its batch is done; memory does not grow with their number.
+
+        `workers` threads decode (0: chosen by the processor).
+        """
+        _require_positive(top=top, batch_size=batch_size)
         waiting = iter(pictures)
-        with ThreadPoolExecutor(thread_name_prefix="residuum-predict") as pool:
+        with ThreadPoolExecutor(workers or None, thread_name_prefix="residuum-predict") as pool:
             while batch := list(islice(waiting, batch_size)):
                 opened = list(pool.map(self._try_prepare, batch))
                 good = [pixels for pixels in opened if isinstance(pixels, np.ndarray)]
@@ -140,6 +148,12 @@ def load(bundle: str | Path, *, device: str = "auto", precision: hardware.Precis
     """
     place = hardware.choose_device(device)
     return Predictor(saved.load(Path(bundle), place), place, precision)
+
+
+def _require_positive(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise UsageError(f"{name} cannot be {value}.", expected="Expected a whole number from 1.")
 
 
 def _title(source: Source) -> str:

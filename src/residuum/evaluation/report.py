@@ -212,8 +212,9 @@ def _mistakes(content: ReportContent) -> Html:
     if not content.mistakes:
         return html.paragraph("There are none." if not wrong else f"{wrong:,} pictures are mistaken; none is shown.")
     pictures, _ = PARTS[content.part]
+    some = "All" if len(content.mistakes) == wrong else f"{len(content.mistakes)} of"
     said = (
-        f"{len(content.mistakes)} of the {wrong:,} {pictures} that it mistakes, the surest first. "
+        f"{some} the {wrong:,} {pictures} that it mistakes, the surest first. "
         "Look for wrong labels, for pictures of two things, and for kinds of picture that training had too few of."
     )
     return html.join([html.paragraph(said), html.gallery(map(_mistake, content.mistakes))])
@@ -261,7 +262,7 @@ def _data(content: ReportContent) -> Html:
     counts = table if len(names) <= LISTED_CLASSES else html.details(f"Pictures in each of {len(names)} classes", table)
     return html.join(
         [
-            html.facts(content.data_facts),
+            _facts(content.data_facts),
             counts if parts else "",
             _left_out("Skipped, because they could not be used", content.skipped),
             _left_out("Ignored, because they are no pictures to train on", content.ignored),
@@ -283,6 +284,23 @@ def _recipe(content: ReportContent) -> Html:
             html.code(content.command),
             html.details("The whole recipe", html.code(content.recipe_toml)),
             html.element("h3", "Where it ran"),
-            html.facts(content.environment),
+            _facts(content.environment),
         ]
     )
+
+
+def _facts(values: Mapping[str, object]) -> Html:
+    """Recorded values by name, as a person would write them; what is empty is left out."""
+    return html.facts(
+        {name.replace("_", " ").capitalize(): said for name, value in values.items() if (said := _in_words(value))}
+    )
+
+
+def _in_words(value: object) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {said}" for name, inner in value.items() if (said := _in_words(inner)))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(_in_words(inner) for inner in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "" if value is None else str(value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from residuum import hardware, recipe
-from residuum.data.loading import EvalLoader, OnBadImage
+from residuum.data.loading import Batch, EvalLoader, OnBadImage
 from residuum.data.parts import PART_NAMES
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
@@ -15,6 +15,20 @@ from residuum.errors import DataError, WeightsError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
 from residuum.models import saved
+
+Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a network fared: `model` is its name, `what` the pictures in words, `skipped` the reason by file."""
+
+    model: str
+    what: str
+    scores: Scores
+    predictions: Predictions
+    images: ImageSet
+    skipped: dict[str, str]
 
 
 def evaluate(
@@ -36,7 +50,7 @@ def evaluate(
         WeightsError: the bundle cannot be used.
         DataError: the set, the part or a picture cannot be used, or a class is unknown to the network.
     """
-    scores, _, _, _ = evaluate_in_full(
+    return evaluate_in_full(
         bundle,
         data,
         split,
@@ -45,8 +59,11 @@ def evaluate(
         device=device,
         workers=workers,
         on_bad_image=on_bad_image,
-    )
-    return scores
+    ).scores
+
+
+def _as_they_come(batches: Iterable[Batch], count: int) -> Iterable[Batch]:  # noqa: ARG001
+    return batches
 
 
 def evaluate_in_full(
@@ -59,11 +76,15 @@ def evaluate_in_full(
     device: str,
     workers: int,
     on_bad_image: OnBadImage,
-) -> tuple[Scores, Predictions, ImageSet, dict[str, str]]:
-    """As `evaluate`; returns also the predictions, their pictures, and the skipped files with their reasons."""
+    watch: Watch = _as_they_come,
+) -> Evaluation:
+    """As `evaluate`, with everything that led to the scores; `watch` sees the batches, and how many pictures there are.
+
+    Raises: what `evaluate` raises.
+    """
     place = hardware.choose_device(device)
     trained = saved.load(Path(bundle), place)
-    images = _pictures(trained, data, split)
+    images, what = _pictures(trained, data, split)
     loader = EvalLoader(
         images,
         trained.preprocessing,
@@ -74,14 +95,16 @@ def evaluate_in_full(
         on_bad_image=on_bad_image,
     )
     autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
-    scores, predictions = score(trained.model, loader, trained.classes, autocast)
-    return scores, predictions, images, loader.skipped
+    scores, predictions = score(trained.model, watch(loader, len(images)), trained.classes, autocast)
+    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, loader.skipped)
 
 
-def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> ImageSet:
+def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> tuple[ImageSet, str]:
+    """Returns the pictures to score, and what they are in words."""
     own = trained.card.get("data", {}).get("source", "")
     if data is not None and not _same(data, own):
-        return open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
+        images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
+        return images, data if split is None else f"{data}, part {split}"
     if not own or "recipe" not in trained.card:
         raise WeightsError(
             "The bundle does not say which set it was trained on.",
@@ -105,7 +128,7 @@ def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> Imag
             expected=f"Expected {', '.join(trained.classes[:10])}.",
             hint="Name the set to evaluate on: residuum evaluate BUNDLE --data DATA",
         )
-    return images
+    return images, f"{own}, part {name} as in training"
 
 
 def _same(data: str, own: str) -> bool:
@@ -128,10 +151,3 @@ def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -
             predictions.indices, predictions.labels, best, predictions.probs[:, 0], strict=True
         )
     ]
-
-
-def mistakes(predictions: Predictions, count: int) -> list[int]:
-    """Returns the places in `predictions` of the most confident mistakes, most confident first."""
-    wrong = np.flatnonzero(~predictions.correct)
-    order = np.argsort(-predictions.probs[wrong, 0], kind="stable")
-    return [int(place) for place in wrong[order[:count]]]

@@ -56,7 +56,7 @@ def measure(model: nn.Module, input_px: int, in_channels: int = 3) -> Complexity
 
     with ExitStack() as stack, torch.no_grad(), _evaluating(model):
         for name, layer in model.named_modules():
-            if not any(layer.children()):
+            if next(layer.children(), None) is None:
                 stack.callback(layer.register_forward_hook(partial(watch, name)).remove)
         weights = {name: torch.empty_like(value, device="meta") for name, value in _tensors(model)}
         functional_call(model, weights, torch.empty(1, in_channels, input_px, input_px, device="meta"))

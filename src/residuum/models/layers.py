@@ -137,8 +137,8 @@ class DropPath(nn.Module):
 class PadShortcut(nn.Module):
     """Option A: every `stride`-th pixel, and zeros for the new channels, half of them on either side; no parameters.
 
-    [N, C, H, W] -> [N, D, h, w]. The paper does not say where the zeros go; existing CIFAR weights need them on both
-    sides.
+    The paper does not say where the zeros go; existing CIFAR weights need them on both sides.
+    [N, C, H, W] -> [N, D, h, w].
     Source: arXiv:1512.03385, section 3.3.
     """
 
@@ -180,8 +180,8 @@ def make_shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: i
 class Block(nn.Module):
     """y = relu(branch(x) + shortcut(x)), or y = relu(branch(x)) in a plain net, which has no shortcut.
 
-    The branch is its convolutions, each with a batch norm after it and a relu between them. [N, C, H, W] -> [N, D, h,
-    w].
+    The branch is its convolutions, each with a batch norm after it, and a relu between them.
+    [N, C, H, W] -> [N, D, h, w].
     """
 
     def __init__(self, convs: list[nn.Conv2d], shortcut: Shortcut | None, drop_path: float) -> None:
@@ -200,7 +200,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.shortcut is None:
             return F.relu(self.branch(x), inplace=True)
-        return F.relu(self.branch(x) + self.shortcut(x), inplace=True)
+        return F.relu(self.branch(x).add_(self.shortcut(x)), inplace=True)  # nothing else reads the branch
 
     def zero_last(self) -> None:
         """Sets the scale of the branch's last norm to zero, so that the block starts as relu(shortcut(x))."""
@@ -211,8 +211,8 @@ class Block(nn.Module):
 class PreActivationBlock(nn.Module):
     """y = branch(a) + shortcut(x) with a = relu(norm(x)); a shortcut that changes the shape starts from a too.
 
-    The branch is its convolutions, each after the first with a batch norm and a relu before it. [N, C, H, W] -> [N,
-    D, h, w].
+    The branch is its convolutions, each after the first with a batch norm and a relu before it.
+    [N, C, H, W] -> [N, D, h, w].
     Source: arXiv:1603.05027, Figure 4 (e); where the shape changes, as in the authors' code and in arXiv:1605.07146.
     """
 

@@ -51,6 +51,12 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
             expected=f"Expected the tensors of {card['model']['name']}.",
             hint="Train it anew, or use the version of residuum that wrote it.",
         ) from error
+    if model.num_classes != len(card["classes"]):
+        raise WeightsError(
+            f"The bundle {folder} names {len(card['classes'])} classes, and its network tells {model.num_classes} apart.",
+            expected="Expected as many of one as of the other.",
+            hint="Train it anew, or use the version of residuum that wrote it.",
+        )
     return Saved(
         model=model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last).eval(),
         classes=tuple(card["classes"]),

@@ -108,4 +108,4 @@ def _json(value: Any) -> Any:
 
 def is_run(folder: Path) -> bool:
     """Whether `folder` holds a run that can be resumed."""
-    return (folder / "recipe.toml").is_file() and (folder / "last").is_dir()
+    return (folder / "recipe.toml").is_file() and bundle.is_there(folder / "last")

@@ -103,6 +103,8 @@ class Run:
     def epoch_done(self) -> None:
         """Writes the epoch's record and its checkpoints."""
         scores, self.scores = self.scores, None
+        if scores is None and self.val_errors:  # so that patience is counted in epochs, however often it is measured
+            self.val_errors.append(self.val_errors[-1])
         now = time.perf_counter()
         self.seconds += now - self._since
         record: dict[str, object] = {

@@ -11,7 +11,6 @@ import numpy as np
 from residuum import hardware, recipe
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
 from residuum.evaluation.report import ReportContent, write_report
-from residuum.evaluation.trained import mistakes
 from residuum.training.run import Result, Run
 
 PICTURES, MISTAKES = 32, 12
@@ -58,12 +57,17 @@ def as_list(value: object) -> list[str]:
 
 
 def ignored_in_words(record: Mapping[str, object]) -> list[str]:
-    """Returns a sentence for each file, or kind of file, that is no picture of the set."""
+    """Returns a sentence for each kind of file that is no picture of the set."""
     return [f"Ignored {name}: {reason}." for name, reason in _ignored(record).items()]
 
 
 def _ignored(record: Mapping[str, object]) -> dict[str, str]:
-    return {str(name): str(reason) for name, reason in _mapping(record.get("ignored")).items()}
+    """Returns what was left out, kind by kind -> why."""
+    left_out = {}
+    for extension, found in _mapping(record.get("ignored")).items():
+        examples = ", ".join(found["examples"][:3])
+        left_out[f"{found['count']} {extension or 'nameless'} ({examples})"] = str(found["reason"])
+    return left_out
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _as_the_network_sees_them(run: Run) -> list[Picture]:
 
 def _worst(run: Run, result: Result) -> list[Mistake]:
     shown = []
-    for place in mistakes(result.predictions, MISTAKES):
+    for place in result.predictions.confident_mistakes(MISTAKES):
         index = int(result.predictions.indices[place])
         picture = result.images.open(index)
         picture.thumbnail((256, 256))

@@ -7,7 +7,7 @@ import csv
 import errno
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from residuum import hardware, recipe
@@ -52,6 +52,7 @@ def train(
         DivergedError: the loss is not finite any more.
         Stopped, Interrupted: a signal asked for it; everything is saved.
     """
+    created: list[Path] = []
     if resume is not None:
         if recipe is not None or data is not None or out is not None or changes:
             raise UsageError(
@@ -59,20 +60,25 @@ def train(
                 expected="Expected --resume alone.",
                 hint=f"Go on with: residuum train --resume {resume}",
             )
-        run = _reopen(Path(resume), device, listener)
+        with _refusals_named(Path(resume)):
+            run = _reopen(Path(resume), device, listener)
     else:
         wanted = choose_recipe(recipe, data, changes)
-        folder = _new_folder(wanted, out)
+        folder, created = _new_folder(wanted, out)
         try:
             with _refusals_named(folder):
                 run = _start(wanted, folder, device, listener)
         except BaseException:
-            _remove_if_untouched(folder)
+            _remove_if_empty_handed(folder, created)
             raise
-    _announce(run)
-    with listening(run.stop), _refusals_named(run.folder):
-        run.start_clock()
-        fit(run)
+    try:
+        with listening(run.stop), _refusals_named(run.folder):
+            _announce(run)
+            run.start_clock()
+            fit(run)
+    except ResourceError:
+        _remove_if_empty_handed(run.folder, created)
+        raise
     with _refusals_named(run.folder):
         finish(run)
     return run
@@ -84,7 +90,7 @@ def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes:
         wanted = {None: "digits", "digits": "digits", "cifar10": "resnet20_cifar10_fast"}.get(data, "photos")
     if isinstance(wanted, Recipe):
         chosen = wanted
-    elif str(wanted).endswith(".toml") or isinstance(wanted, Path):
+    elif isinstance(wanted, Path) or wanted.endswith(".toml") or (wanted not in RECIPES and Path(wanted).is_file()):
         chosen = recipe.read(Path(wanted))
     else:
         chosen = RECIPES[wanted].build()
@@ -167,13 +173,17 @@ def _reopen(folder: Path, device: str, listener: Listener | None) -> Run:
     return run
 
 
-def _new_folder(wanted: Recipe, out: str | Path | None) -> Path:
-    """Creates the run folder, which must not hold anything yet."""
+def _new_folder(wanted: Recipe, out: str | Path | None) -> tuple[Path, list[Path]]:
+    """Creates the run folder, which must not hold anything yet; returns it and what was created, innermost first."""
     try:
         if out is None:
             name = re.sub(r"[^A-Za-z0-9._-]+", "_", wanted.name) or "run"
-            return _first_free(Path("runs"), name)
+            runs = Path("runs")
+            created = [] if runs.exists() else [runs]
+            folder = _first_free(runs, name)
+            return folder, [folder, *created]
         folder = Path(out)
+        created = [place for place in (folder, *folder.parents) if not place.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
             raise UsageError(
@@ -181,7 +191,7 @@ def _new_folder(wanted: Recipe, out: str | Path | None) -> Path:
                 expected="Expected a new folder: a run is never overwritten.",
                 hint=f"Give another --out, or go on with that run: residuum train --resume {folder}",
             )
-        return folder
+        return folder, created
     except OSError as error:
         raise _unwritable(Path(out or "runs"), error) from error
 
@@ -199,13 +209,15 @@ def _first_free(parent: Path, name: str) -> Path:
             return folder
 
 
-def _remove_if_untouched(folder: Path) -> None:
-    """Takes back a run folder in which nothing was trained."""
-    if not (folder / "last").exists():
-        for file in ("recipe.toml", "data.json", "env.json"):
-            (folder / file).unlink(missing_ok=True)
-        if not any(folder.iterdir()):
-            folder.rmdir()
+def _remove_if_empty_handed(folder: Path, created: Sequence[Path]) -> None:
+    """Takes back a run folder without any weights in it, and the folders around it that were created for it."""
+    if (folder / "best").exists() or (folder / "last").exists():
+        return
+    for file in ("recipe.toml", "data.json", "env.json", "log.txt", "metrics.jsonl"):
+        (folder / file).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # somebody else's files are in it
+        for place in created:
+            place.rmdir()
 
 
 def _unwritable(folder: Path, error: OSError) -> ResourceError:

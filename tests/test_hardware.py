@@ -1,0 +1,145 @@
+"""Devices and number formats: what is chosen, what is refused, and that autocast computes in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+from importlib import metadata
+
+import numpy as np
+import pytest
+import torch
+
+from residuum import hardware
+from residuum.errors import UsageError
+
+CPU = torch.device("cpu")
+CUDA = torch.device("cuda", 0)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "device"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda:0"), (2, True, "cuda:0")]
+)
+def test_auto_prefers_cuda_then_apple(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool, device: str
+) -> None:
+    pretend(monkeypatch, gpus=gpus, mps=mps)
+    assert hardware.choose_device() == torch.device(device)
+
+
+def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, gpus=2)
+    for name in ("cpu", "cpu:0", "cuda", "cuda:0", "cuda:1"):
+        assert hardware.choose_device(name) == torch.device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu:1", "meta", "gpu", "", "cuda:-1", "CPU", "xpu"])
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    pretend(monkeypatch)
+    with pytest.raises(UsageError) as caught:
+        hardware.choose_device(name)
+    assert repr(name) in caught.value.what
+    assert caught.value.expected == "Expected auto, or one of cpu."
+    assert caught.value.hint
+
+
+def test_a_gpu_too_many_is_answered_with_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, gpus=2)
+    with pytest.raises(UsageError, match="cpu, cuda:0 to cuda:1"):
+        hardware.choose_device("cuda:2")
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_precision_that_is_asked_for_is_taken(wanted: hardware.Precision) -> None:
+    assert hardware.choose_precision(wanted, CPU) == wanted
+
+
+@pytest.mark.parametrize("wanted", ["fp64", "", "half", None])
+def test_an_unknown_precision_is_refused(wanted: hardware.Precision) -> None:
+    with pytest.raises(UsageError, match="auto, fp32, bf16, fp16"):
+        hardware.choose_precision(wanted, CPU)
+
+
+def test_fp16_is_for_gpus() -> None:
+    assert hardware.choose_precision("fp16", CUDA) == "fp16"
+    with pytest.raises(UsageError, match="fp16 cannot be used on a CPU"):
+        hardware.choose_precision("fp16", CPU)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="torch tells of x86's instructions only")
+def test_auto_on_this_cpu_is_what_torch_found_out_about_it() -> None:
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert hardware.choose_precision("auto", CPU) == ("bf16" if has_bf16 else "fp32")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "chosen"),
+    [
+        ("flags\t\t: fpu avx2 avx512f avx512_bf16 avx512_fp16", "bf16"),
+        ("flags\t\t: fpu avx2 amx_bf16 amx_tile", "bf16"),
+        ("Features\t: fp asimd sve i8mm bf16 dgh", "bf16"),
+        ("flags\t\t: fpu avx2 avx512f avx512_vnni", "fp32"),
+        ("flags\t\t: fpu bf16x", "fp32"),
+        ("", "fp32"),
+    ],
+)
+def test_auto_on_a_cpu_reads_its_flags(monkeypatch: pytest.MonkeyPatch, cpuinfo: str, chosen: str) -> None:
+    monkeypatch.setattr(hardware, "_cpuinfo", lambda: cpuinfo)
+    assert hardware.choose_precision("auto", CPU) == chosen
+
+
+@pytest.mark.parametrize(("supported", "chosen"), [(True, "bf16"), (False, "fp32")])
+def test_auto_on_a_gpu_does_not_count_emulation(monkeypatch: pytest.MonkeyPatch, supported: bool, chosen: str) -> None:
+    def is_bf16_supported(including_emulation: bool = True) -> bool:
+        return supported or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+    assert hardware.choose_precision("auto", CUDA) == chosen
+
+
+def test_auto_elsewhere_is_fp32() -> None:
+    assert hardware.choose_precision("auto", torch.device("mps")) == "fp32"
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_autocast_computes_in_the_precision_every_time(precision: str, dtype: torch.dtype) -> None:
+    context = hardware.autocast(precision, CPU)  # type: ignore[arg-type]
+    left = torch.ones(2, 2)
+    for _ in range(2):
+        with context():
+            assert (left @ left).dtype == dtype
+        assert (left @ left).dtype == torch.float32
+
+
+def test_the_description_is_json_with_what_a_figure_needs() -> None:
+    described = json.loads(json.dumps(hardware.describe(CPU)))
+    assert described["device_type"] == "cpu"
+    assert described["device"]
+    assert 1 <= described["cores"] <= (os.cpu_count() or 1)
+    assert described["threads"] == torch.get_num_threads()
+    assert described["python"] == platform.python_version()
+    assert described["versions"]["torch"] == metadata.version("torch")
+    assert {"torchvision", "numpy", "pillow", "scikit-learn"} <= described["versions"].keys()
+
+
+def page_faults_of_a_step() -> int:
+    """How often the kernel had to hand over memory for arrays as large as a training step's."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(64 << 20, dtype=np.uint8)  # larger than glibc would keep by itself: 32 MiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a matter of glibc's malloc")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    hardware.keep_freed_memory()
+    page_faults_of_a_step()
+    assert page_faults_of_a_step() < 20  # without it at least one for each 2 MiB: 320
