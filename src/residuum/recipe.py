@@ -132,13 +132,14 @@ Policy = NoPolicy | RandAugment | TrivialAugment
 
 @dataclass(frozen=True)
 class Augment:
-    """What happens to training pictures, in this order: crop, flip, policy, colour, lighting, erasing, mixing.
+    """What happens to training pictures, in order: crop, flip, policy, rotation, colour, lighting, erasing, mixing.
 
     `flip` "alternate" mirrors every picture in every second epoch, a random half of them first. `rotate` is the largest
     angle in degrees. `brightness`, `contrast`, `saturation` are the widths of random factors around 1; `lighting` is
     the standard deviation of the noise along the principal components of colour (AlexNet). `erasing` is the probability
     of erasing a rectangle. `mixup` and `cutmix` are the parameters of their Beta distributions (0: off; both: one of
-    the two at random, batch by batch).
+    the two at random, batch by batch). `start_px` is the side that pictures are shrunk to at first, from where it grows
+    to `img_size` while the part `grow_until` of the run goes by (0: off).
     """
 
     crop: Crop = CenterCrop()
@@ -152,6 +153,8 @@ class Augment:
     erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    start_px: int = 0
+    grow_until: float = 0.6
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,24 @@ class AdamW:
     clip_norm: float = math.inf
 
 
-Optim = Sgd | AdamW
+@dataclass(frozen=True)
+class Muon:
+    """Orthogonalised momentum for the weights of the stages (Jordan et al. 2024), with decoupled `weight_decay`.
+
+    The stem, the head, norms and biases are moved by SGD with Nesterov momentum at `plain_factor` times the rate; of
+    those, `plain_weight_decay` is for weights only.
+    """
+
+    name: Literal["muon"] = "muon"
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 0.02
+    plain_factor: float = 0.4
+    plain_weight_decay: float = 5e-4
+    clip_norm: float = math.inf
+
+
+Optim = Sgd | AdamW | Muon
 
 
 @dataclass(frozen=True)
@@ -313,12 +333,16 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "erasing": (0, 1),
     "mixup": (0, 100),
     "cutmix": (0, 100),
+    "start_px": (0, 4096),
+    "grow_until": (0.01, 1),
     "lr": (0, 1e6),
     "momentum": (0, 0.9999),
     "beta1": (0, 0.9999),
     "beta2": (0, 0.999999),
     "weight_decay": (0, 1e6),
     "clip_norm": (1e-12, math.inf),
+    "plain_factor": (0, 100),
+    "plain_weight_decay": (0, math.inf),
     "factor": (0, 1),
     "final_factor": (0, 1),
     "initial_factor": (0, 1),

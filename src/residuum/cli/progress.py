@@ -83,9 +83,9 @@ def _live(verbose: bool) -> Iterator[Listener]:
 
         def listener(record: Record) -> None:
             if record["kind"] == "note":
-                say(str(record["text"]), markup=False)
+                say(str(record["text"]), markup=False, soft_wrap=True)
             elif record["kind"] == "start":
-                say(opening(record), markup=False)
+                say(opening(record), markup=False, soft_wrap=True)
                 total.update(record)
                 steps = int(total["steps_per_epoch"])
                 done = int(total["epoch"]) * steps
@@ -94,9 +94,9 @@ def _live(verbose: bool) -> Iterator[Listener]:
                 status = f"loss {record['loss']:.3f}  {record['images_per_s']:,.0f} images/s"
                 bar.update(total["task"], completed=int(str(record["step"])), status=status)
                 if record["kind"] == "epoch":
-                    say(epoch_line(record, int(total["epochs"])), markup=False)
+                    say(epoch_line(record, int(total["epochs"])), markup=False, soft_wrap=True)
                 elif verbose:
-                    say(f"  {step_line(record, int(total['steps_per_epoch']))}", markup=False)
+                    say(f"  {step_line(record, int(total['steps_per_epoch']))}", markup=False, soft_wrap=True)
 
         yield listener
 

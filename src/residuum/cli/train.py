@@ -85,7 +85,7 @@ def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
         raise UsageError(
             f"--dry-run has nothing to show of --resume {arguments.resume}.",
             expected="Expected one of the two: a resumed run has its recipe already.",
-            hint=f"See it in {arguments.resume}/recipe.toml",
+            hint=f"See that recipe in: {arguments.resume}/recipe.toml",
         )
     chosen = choose_recipe(arguments.recipe, arguments.data, changes)
     if arguments.json:

@@ -59,6 +59,7 @@ def train_epoch(run: Run) -> None:
 def train_step(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """One update from `images` [N, C, H, W] and `labels` [N]; returns the mean loss and the norm of the gradient."""
     run.seed_step()
+    images = run.resize(images, run.step / run.total_steps)  # smaller pictures at first; by default, its input
     images, targets = run.mix(images, labels, run.step)  # mixup or cutmix; by default, its input
     total = torch.zeros((), device=run.device)
     parts = max(1, min(run.recipe.accumulate, len(images) // 2))  # of two pictures at least: batch norm needs them

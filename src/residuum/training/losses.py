@@ -22,7 +22,7 @@ def build(loss: Literal["cross_entropy", "bce"], label_smoothing: float) -> Crit
         """Source: arXiv:2110.00476, section 3: targets smoothed, summed over classes here and divided by N and K."""
         classes = logits.shape[1]
         if targets.dtype == torch.int64:
-            targets = functional.one_hot(targets, classes).float()
+            targets = functional.one_hot(targets, classes).to(logits.dtype)
         targets = targets * (1 - label_smoothing) + label_smoothing / classes
         return functional.binary_cross_entropy_with_logits(logits, targets)
 

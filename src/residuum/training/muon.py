@@ -1,9 +1,10 @@
 """Muon: momentum whose update of every hidden weight is brought to a matrix with singular values near 1.
 
-Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024), https://kellerjordan.github.io/posts/muon/, with
-the scale `0.2 sqrt(max(rows, columns))` of Liu et al., arXiv:2502.16982, section 2.2, which makes an update about as large as AdamW's.
-Departures: convolutions are matrices of [out, in * height * width], as in the first; what is no hidden weight (the first convolution,
-    the head, norms and biases) is moved by SGD with Nesterov momentum at a rate of its own.
+Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024),
+    https://kellerjordan.github.io/posts/muon/, with the scale `0.2 sqrt(max(rows, columns))` of Liu et al.,
+    arXiv:2502.16982, section 2.2, which makes an update about as large as AdamW's.
+Departures: what is no hidden weight (the first convolution, the head, norms and biases) is moved by SGD with Nesterov
+    momentum, at a fraction of the rate. Convolutions are matrices of [out, in * height * width], as in the first.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic iteration of the source, tun
 
 
 class Muon(torch.optim.Optimizer):
-    """Groups with `orthogonal=True` are Muon's, the others SGD's; both with Nesterov momentum and the group's weight decay.
+    """Groups with `orthogonal=True` are Muon's, the others SGD's; both with Nesterov momentum and weight decay.
 
     In Muon's groups the decay is decoupled (`w -= lr * weight_decay * w`), in SGD's it is part of the gradient.
     """
@@ -60,11 +61,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Returns a matrix with the singular vectors of `matrix` and singular values between about 0.7 and 1.2. Shapes: [R, S]."""
+    """Returns `matrix` [R, S] with the same singular vectors and singular values between about 0.7 and 1.2."""
     tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if tall else matrix
     x = x / (x.norm() + 1e-7)
     for _ in range(_STEPS):
         gram = x @ x.T
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    return x.T if tall else x
+    orthogonal: Tensor = x.T if tall else x
+    return orthogonal

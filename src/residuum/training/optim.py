@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
 from residuum import recipe
+from residuum.models.layers import Network
+from residuum.training.muon import Muon
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> list[dict[str, Any]]:
     """Returns two groups: what decays, and what does not (biases and the parameters of norms, unless `decay_all`).
 
     Parameters are told apart by the type of the module that owns them, never by name.
@@ -21,21 +25,33 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> 
         for name, parameter in module.named_parameters(recurse=False):
             spare = not decay_all and (isinstance(module, NORMS) or name == "bias")
             (spared if spare else decayed).append(parameter)
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": weight_decay}]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": weight_decay}]
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
-def build(optim: recipe.Optim, model: nn.Module) -> torch.optim.Optimizer:
+def build(optim: recipe.Optim, model: Network) -> torch.optim.Optimizer:
     """Returns the recipe's optimizer over the model's parameters."""
+    if isinstance(optim, recipe.Muon):
+        return Muon(_muon_groups(optim, model), lr=optim.lr, momentum=optim.momentum)
     groups = parameter_groups(model, optim.weight_decay, optim.decay_all)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if isinstance(optim, recipe.Sgd):
-        nesterov = optim.nesterov and optim.momentum > 0  # without momentum it is the same step, and torch refuses it
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=fused)
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
 
 
+def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
+    hidden = {id(weight) for weight in model.stages.parameters() if weight.ndim > 1}
+    rest = parameter_groups(model, optim.plain_weight_decay, decay_all=False)
+    groups: list[dict[str, Any]] = [
+        {**group, "params": [p for p in group["params"] if id(p) not in hidden], "lr_factor": optim.plain_factor}
+        for group in rest
+    ]
+    weights = [weight for weight in model.parameters() if id(weight) in hidden]
+    return [{"params": weights, "weight_decay": optim.weight_decay, "orthogonal": True}, *groups]
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group."""
+    """Sets the learning rate of every group: `lr`, times the group's own `lr_factor` where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)

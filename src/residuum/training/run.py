@@ -21,7 +21,7 @@ from residuum.errors import RecipeError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.models import create_model
 from residuum.models.layers import Network
-from residuum.training import averaging, checkpoint, losses, optim, schedule
+from residuum.training import averaging, checkpoint, losses, optim, resolution, schedule
 from residuum.training.records import Listener, Records
 from residuum.training.stop import Stop
 
@@ -56,6 +56,7 @@ class Run:
     val_loader: EvalLoader | None
     schedule: schedule.Schedule
     criterion: Callable[[Tensor, Tensor], Tensor]
+    resize: resolution.Resize
     mix: Mixing
     records: Records
     model_card: dict[str, Any]
@@ -86,6 +87,11 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, in the order of the network's outputs."""
         return self.parts.train.classes
+
+    @property
+    def total_steps(self) -> int:
+        """The steps of the whole run."""
+        return self.recipe.epochs * len(self.train_loader)
 
     def start_clock(self) -> None:
         """Begins to count training time."""
@@ -210,6 +216,7 @@ def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: L
         val_loader=eval_loader(parts.val, wanted, preprocessing, device) if parts.val else None,
         schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
         criterion=losses.build(wanted.loss, wanted.label_smoothing),
+        resize=resolution.build(wanted.augment, wanted.data.img_size),
         mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
         records=records,
         model_card=model_card,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ class Stop:
         return kind(
             f"Stopped by {name}; everything is saved.",
             expected="",
-            hint=f"Go on with: residuum train --resume {run_folder}",
+            hint=f"Go on with: residuum train --resume {shlex.quote(str(run_folder))}",
         )
 
 

@@ -7,6 +7,7 @@ import csv
 import errno
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -58,7 +59,7 @@ def train(
             raise UsageError(
                 "A resumed run has its recipe, its pictures and its folder already.",
                 expected="Expected --resume alone.",
-                hint=f"Go on with: residuum train --resume {resume}",
+                hint=f"Go on with: residuum train --resume {shlex.quote(str(resume))}",
             )
         with _refusals_named(Path(resume)):
             run = _reopen(Path(resume), device, listener)
@@ -189,7 +190,7 @@ def _new_folder(wanted: Recipe, out: str | Path | None) -> tuple[Path, list[Path
             raise UsageError(
                 f"The folder {folder} is not empty.",
                 expected="Expected a new folder: a run is never overwritten.",
-                hint=f"Give another --out, or go on with that run: residuum train --resume {folder}",
+                hint=f"Give another --out, or go on with that run: residuum train --resume {shlex.quote(str(folder))}",
             )
         return folder, created
     except OSError as error:

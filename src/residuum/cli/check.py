@@ -1,0 +1,206 @@
+"""Looks for everything in a set of pictures that would harm training, and changes none of them.
+
+It reads every picture to its end, and compares all of them with one another. The exit code is 3 if anything would
+harm training. The report, with thumbnails, is a new file in the current folder: residuum-check.html, or
+residuum-check-2.html where there is one, and so on. Nothing is overwritten, and nothing written among the pictures.
+
+examples:
+  residuum check my_photos
+  residuum check my_photos --out check.html
+  residuum check labels.csv --json --no-report
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from residuum.cli import console
+from residuum.cli.flags import whole_number
+from residuum.errors import DataError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    from residuum.data.check import Checked
+    from residuum.data.findings import Finding
+
+_NAMED = 3
+"""Files of a finding that are named; the report and --json have them all."""
+_LISTED_CLASSES = 40
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of this command."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet shards")
+    add("-o", "--out", metavar="FILE", help="where to write the report, a new file (./residuum-check.html)")
+    add("--no-report", action="store_true", help="write no report")
+    add("-j", "--workers", type=whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
+    add("--offline", action="store_true", help="use no network")
+    add("--json", action="store_true", help="print what was found as JSON, with every file")
+    add("-q", "--quiet", action="store_true", help="no progress display")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Checks."""
+    from residuum.cli.changes import go_offline
+    from residuum.data.check import check
+
+    go_offline(arguments.offline)
+    place = _report_place(arguments)
+    with _progress(quiet=arguments.quiet) as progress:
+        checked = check(arguments.data, workers=arguments.workers, progress=progress)
+    failure = _write(place, checked) if place is not None else None
+    report = None if place is None or failure is not None else str(place)
+    if arguments.json:
+        console.answer_json({**checked.as_dict(), "report": report})
+    else:
+        console.answer(in_words(checked, report))
+    if failure is not None:
+        raise failure
+    return DataError.exit_code if checked.harmful else 0
+
+
+def _report_place(arguments: argparse.Namespace) -> Path | None:
+    """Returns the file that the report is written to: new, and outside of the set; None for none.
+
+    Raises:
+        UsageError: --out exists or lies among the pictures.
+        ResourceError: its folder cannot be written.
+    """
+    data = Path(arguments.data).expanduser()
+    if arguments.no_report:
+        return None
+    if arguments.out is not None:
+        out = Path(arguments.out)
+        if out.exists():
+            raise UsageError(
+                f"{out} exists already.",
+                expected="Expected the name of a new file for the report.",
+                hint="Give another one to --out, or remove it.",
+            )
+        if _is_among(out, data):
+            raise UsageError(
+                f"{out} lies among the pictures of {data}.",
+                expected="Expected a place outside of the set, which is not changed.",
+                hint="For example: --out ~/residuum-check.html",
+            )
+        return _writable(out)
+    if _is_among(Path("residuum-check.html"), data):
+        console.note("No report is written, for the current folder is part of the set. To have one: --out FILE")
+        return None
+    names = (Path(f"residuum-check{f'-{number}' if number > 1 else ''}.html") for number in count(1))
+    return _writable(next(name for name in names if not os.path.lexists(name)))
+
+
+def _writable(place: Path) -> Path:
+    """Returns `place`; raises ResourceError before the long work where its folder takes no file."""
+    folder = place.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise _not_written(place, "the folder cannot be written" if folder.is_dir() else "there is no such folder")
+    return place
+
+
+def _is_among(file: Path, data: Path) -> bool:
+    return data.is_dir() and file.resolve().is_relative_to(data.resolve())
+
+
+def _write(place: Path, checked: Checked) -> ResourceError | None:
+    """Writes the report; returns what went wrong, so that the answer is given first."""
+    from residuum.data.check_report import write_check_report
+
+    try:
+        write_check_report(place, checked)
+    except OSError as error:
+        return _not_written(place, str(error.strerror))
+    return None
+
+
+def _not_written(place: Path, reason: str) -> ResourceError:
+    return ResourceError(
+        f"Cannot write the report {place}: {reason}.",
+        expected="Expected a folder that exists and can be written.",
+        hint="Give another place with --out, or leave the report out: --no-report",
+    )
+
+
+def in_words(checked: Checked, report: str | None) -> str:
+    """Returns what a check found: the counts, the findings, the verdict."""
+    lines = [_counts(checked)]
+    for severity, title in (("harm", "Would harm training"), ("note", "Worth knowing")):
+        findings = [finding for finding in checked.findings if finding.severity == severity]
+        if findings:
+            lines += ["", title]
+            lines += [line for finding in findings for line in _finding(finding)]
+    lines += ["", checked.verdict]
+    if report is not None:
+        lines.append(f"Report with pictures: {report}")
+    if not checked.harmful:
+        lines.append(f"Next: residuum train --data {checked.source}")
+    return "\n".join(lines)
+
+
+def _counts(checked: Checked) -> str:
+    """Returns the table of classes and splits."""
+    parts = list(checked.splits)
+    rows = [[name, *(f"{counts[part]:,}" for part in parts)] for name, counts in checked.counts.items()]
+    if len(rows) > _LISTED_CLASSES:
+        rows = [*rows[:_LISTED_CLASSES], [f"and {len(rows) - _LISTED_CLASSES:,} more", *("" for _ in parts)]]
+    rows.append(["all", *(f"{checked.splits[part]:,}" for part in parts)])
+    head = ["class", *(parts if checked.survey.divided else ["pictures"] * len(parts))]
+    return console.table(head, rows, right=range(1, len(head)))
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    yield f"  {finding.what}"
+    if finding.groups:
+        for group in finding.groups[:_NAMED]:
+            named = [_named(finding, name) for name in group[:_NAMED]]
+            yield f"      {' = '.join(named)}{' and others' if len(group) > _NAMED else ''}"
+        more = len(finding.groups) - _NAMED
+    else:
+        yield from (f"      {_named(finding, name)}" for name in finding.files[:_NAMED])
+        more = len(finding.files) - _NAMED
+    if more > 0:
+        yield f"      and {more:,} more"
+    yield f"    {finding.do}"
+
+
+def _named(finding: Finding, name: str) -> str:
+    return f"{name} ({finding.remarks[name]})" if finding.remarks.get(name) else name
+
+
+@contextlib.contextmanager
+def _progress(*, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """Yields what is told how many pictures are done: a bar on a terminal, a line now and then elsewhere."""
+    if quiet:
+        yield None
+    elif sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        columns = (TextColumn("[bold]checking"), BarColumn(), MofNCompleteColumn(), TextColumn("pictures"))
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task("check", total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+    else:
+        yield _Lines()
+
+
+class _Lines:
+    """A line on stderr every ten seconds."""
+
+    def __init__(self) -> None:
+        self.told = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() - self.told > _SECONDS_BETWEEN_LINES:
+            console.note(f"Read {done:,} of {total:,} pictures.")
+            self.told = time.monotonic()

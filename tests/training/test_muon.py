@@ -1,0 +1,83 @@
+"""Muon: orthogonal updates against the singular value decomposition and torch's own Muon; SGD for the rest."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from residuum import recipe
+from residuum.models import create_model
+from residuum.training import optim
+from residuum.training.muon import Muon, orthogonalised
+
+
+@pytest.mark.parametrize("shape", [(16, 144), (64, 576), (64, 16), (1, 9)])
+def test_an_update_keeps_singular_vectors_and_evens_out_singular_values(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    inner = left.T @ orthogonalised(matrix) @ right.T
+    assert torch.diagonal(inner).min() > 0.6  # what the iteration's source states: about 0.7 to 1.2
+    assert torch.diagonal(inner).max() < 1.25
+    assert (inner - torch.diag(torch.diagonal(inner))).abs().max() < 1e-3
+    assert values.max() / values.min() > 1.3 or min(shape) == 1  # the matrix itself was not even
+
+
+def test_a_matrix_moves_as_with_torchs_muon() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(40, 24, bias=False), nn.Linear(40, 24, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    before = ours.weight.detach().clone()
+    mine = Muon([{"params": ours.parameters(), "weight_decay": 0.1, "orthogonal": True}], lr=0.02, momentum=0.9)
+    peer = torch.optim.Muon(
+        theirs.parameters(), lr=0.02, momentum=0.9, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    for _ in range(3):
+        images = torch.randn(200, 40)  # of full rank: what has no direction would be rounding alone
+        for model, optimizer in ((ours, mine), (theirs, peer)):
+            optimizer.zero_grad()
+            model(images).square().sum().backward()
+            optimizer.step()
+    moved = (theirs.weight - before).norm()
+    assert (ours.weight - theirs.weight).norm() < 0.02 * moved  # torch's iterates in bfloat16, with 8 bits
+
+
+def test_a_kernel_moves_as_the_matrix_of_its_outputs() -> None:
+    torch.manual_seed(0)
+    kernel = nn.Parameter(torch.randn(6, 4, 3, 3))
+    matrix = nn.Parameter(kernel.detach().reshape(6, 36).clone())
+    gradient = torch.randn(6, 4, 3, 3)
+    kernel.grad, matrix.grad = gradient, gradient.reshape(6, 36).clone()
+    Muon([{"params": [kernel, matrix], "orthogonal": True}], lr=0.1, momentum=0.9).step()
+    assert torch.equal(kernel.detach().reshape(6, 36), matrix.detach())
+
+
+def test_the_rest_moves_as_with_sgd() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    mine = Muon([{"params": ours.parameters(), "weight_decay": 0.01}], lr=0.1, momentum=0.9)
+    peer = torch.optim.SGD(theirs.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for _ in range(4):
+        images = torch.randn(7, 5)
+        for model, optimizer in ((ours, mine), (theirs, peer)):
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.state_dict(), theirs.state_dict())
+
+
+def test_the_stages_weights_are_orthogonalised_and_nothing_else() -> None:
+    model = create_model("resnet20_cifar")
+    wanted = recipe.Muon(lr=0.1, plain_factor=0.25)
+    optimizer = optim.build(wanted, model)
+    hidden, *rest = optimizer.param_groups
+    assert hidden["orthogonal"]
+    assert {id(p) for p in hidden["params"]} == {id(p) for p in model.stages.parameters() if p.ndim == 4}
+    assert not any(group["orthogonal"] for group in rest)
+    together = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(together) == sorted(id(p) for p in model.parameters())
+    optim.set_lr(optimizer, 0.2)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.05, 0.05]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 5e-4, 0.0]
