@@ -29,6 +29,7 @@ from residuum.recipe import (
     Cosine,
     Data,
     Model,
+    Muon,
     NoPolicy,
     OneCycle,
     PadCrop,
@@ -150,7 +151,7 @@ def test_any_recipe_is_changes_of_any_other_in_any_order(data: st.DataObject, wa
 
 def test_every_variant_is_in_the_property() -> None:
     kinds = {name.split("[")[-1].rstrip("]") for name in map(shown, LEAVES) if "[" in name}
-    assert kinds >= {"pad", "scale", "resized", "rand_augment", "sgd", "adamw", "steps", "cosine", "one_cycle", "plateau"}
+    assert kinds >= {"pad", "scale", "resized", "rand_augment", "sgd", "adamw", "muon", "steps", "cosine", "one_cycle", "plateau"}
 
 
 def test_a_variants_name_starts_from_its_defaults() -> None:
@@ -323,7 +324,7 @@ VARIANTS = [
     (PadCrop(px=1), NoPolicy(), Sgd(), Steps(at_epochs=(1,), warmup_epochs=1)),
     (ResizedCrop(), RandAugment(ops=1), AdamW(), Cosine(warmup_epochs=1)),
     (ScaleCrop(min_px=8, max_px=9), TrivialAugment(), Sgd(), OneCycle(peak=0.9)),
-    (PadCrop(px=1), NoPolicy(), Sgd(), Plateau(patience_epochs=1, warmup_epochs=1)),
+    (PadCrop(px=1), NoPolicy(), Muon(), Plateau(patience_epochs=1, warmup_epochs=1)),
 ]
 
 
@@ -356,7 +357,7 @@ def test_every_key_is_read_by_the_run_it_belongs_to(
     monkeypatch.chdir(tmp_path)
     colours = {"brightness": 0.1, "contrast": 0.1, "saturation": 0.1, "lighting": 0.1}
     for crop, policy, optim, schedule in VARIANTS:
-        augment = dataclasses.replace(tiny.augment, crop=crop, policy=policy, **colours)
+        augment = dataclasses.replace(tiny.augment, crop=crop, policy=policy, start_px=4, **colours)
         epochs = 4 if isinstance(schedule, Plateau) else 1  # scored after epoch 2, a plateau in epoch 3
         wanted = dataclasses.replace(tiny, epochs=epochs, augment=augment, optim=optim, schedule=schedule)
         train.train(wanted, data="synthetic:16x2x8", device="cpu", eval_every_epochs=2)

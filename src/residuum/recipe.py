@@ -342,7 +342,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "weight_decay": (0, 1e6),
     "clip_norm": (1e-12, math.inf),
     "plain_factor": (0, 100),
-    "plain_weight_decay": (0, math.inf),
+    "plain_weight_decay": (0, 1e6),
     "factor": (0, 1),
     "final_factor": (0, 1),
     "initial_factor": (0, 1),

@@ -141,6 +141,9 @@ CASES: list[tuple[list[str], int, str]] = [
     (["predict", "run/best", "good", "--csv", "empty"], 5, "empty"),
     (["predict", "run/best", "good", "--csv", "/dev/full"], 5, "/dev/full"),
     (["recipes", "show", "nothing"], 2, "'nothing'"),
+    *[(["check", *words, "--no-report"], 3, value) for words, value in PICTURES if words != ["hollow"]],
+    (["check", "good", "--out", "file/a.html"], 5, "file/a.html"),
+    (["check", "good", "--out", "file"], 2, "file"),
 ]
 
 

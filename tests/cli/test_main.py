@@ -34,6 +34,7 @@ FLAGS = {
     },
     "models": {"--json"},
     "recipes": {"list|show", "NAME", "--json"},
+    "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
 }  # fmt: skip
 """Every flag of every command. A new knob goes into recipes, not here."""
 
@@ -246,6 +247,16 @@ def test_an_answer_that_cannot_be_written_is_exit_code_5() -> None:
     assert code == 5
     assert said.startswith("Error: Cannot use the output: No space left on device.\n  Expected ")
     assert len(said.splitlines()) == 3
+
+
+def test_an_answer_that_nobody_reads_is_an_error_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr("sys.stdout", stream)
+        with pytest.raises(BrokenPipeError):
+            console.answer("a")
+        console.answer("b")
 
 
 def test_a_note_that_nobody_reads_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

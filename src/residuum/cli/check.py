@@ -16,6 +16,7 @@ import argparse
 import contextlib
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 _NAMED = 3
 """Files of a finding that are named; the report and --json have them all."""
 _LISTED_CLASSES = 40
+_WIDTH = 100
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -159,7 +161,9 @@ def _counts(checked: Checked) -> str:
 
 
 def _finding(finding: Finding) -> Iterator[str]:
-    yield f"  {finding.what}"
+    yield ""
+    yield from _wrapped(finding.what, "  ")
+    yield from _wrapped(finding.do, "    ")
     if finding.groups:
         for group in finding.groups[:_NAMED]:
             named = [_named(finding, name) for name in group[:_NAMED]]
@@ -170,7 +174,12 @@ def _finding(finding: Finding) -> Iterator[str]:
         more = len(finding.files) - _NAMED
     if more > 0:
         yield f"      and {more:,} more"
-    yield f"    {finding.do}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def _named(finding: Finding, name: str) -> str:

@@ -178,9 +178,9 @@ def _of_classes(found: Survey) -> Iterator[Finding]:
         if lacking:
             having = [part for part in found.parts if part not in lacking]
             differing[name] = f"in {' and '.join(having)}, not in {' and '.join(lacking)}"
-        elif "train" in found.parts and train[k] == 0:
+        if train[k] == 0 and name in found.known.get("train", ()):
             if found.root is None and total[k]:  # a table lists what is there: no folder is empty
-                differing[name] = "has no pictures in train"
+                differing[name] = "not in train"
             else:
                 empty.append(name)
         if train[k] and (without := [part for part in held_out if _tally(found, part)[k] == 0]):
@@ -207,7 +207,7 @@ def _of_pictures(rows: Rows, seen: Inspection) -> Iterator[Finding]:
     for kind in _OF_PICTURES:
         said = seen.remarks.get(kind, {})
         names = {row: rows.name(row) for row in sorted(said)}
-        remarks = {name: said[row] for row, name in names.items()}
+        remarks = {name: said[row] for row, name in names.items() if said[row]}
         yield from of_files(kind, list(names.values()), remarks=remarks, rows=list(names))
     shorter = seen.features.size.min(axis=1)
     usable = seen.features.usable

@@ -18,7 +18,7 @@ from residuum.data.paths import displayed
 from residuum.errors import PictureError
 from residuum.html import Html, Section
 
-THUMBNAIL_PX = 176
+THUMBNAIL_PX = 224
 SMALL_PX = 96
 """Pictures with a shorter side are stored as they are and shown enlarged."""
 SHOWN_PICTURES = 12
@@ -33,8 +33,11 @@ _TITLES: dict[Severity, str] = {"harm": "Would harm training", "note": "Worth kn
 _BY_PATH = frozenset({"graphics", "stray-pictures"})
 """Kinds whose files are pictures that are not part of the set."""
 
-_CARDS = "display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 0.9rem; margin: 1rem 0"
-_CARD = "background: var(--raised); border-radius: 0.6rem; padding: 0 0.9rem"
+_SPREAD = "display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 21rem), 1fr)); gap: 0 2.5rem"
+_APART = f"{_SPREAD}; border-top: 1px solid var(--line); padding: 0.4rem 0"
+_CARD = "background: var(--raised); border-radius: 0.6rem; padding: 0.9rem 0.9rem 0.8rem; margin: 1rem 0"
+_SIDE_BY_SIDE = "grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); margin: 0"
+_LIST = "margin: 1rem 0; padding: 0; list-style: none; font-size: 0.9rem"
 _REMARK = "color: var(--quiet)"
 
 
@@ -57,7 +60,7 @@ def compose(checked: Checked) -> str:
 def _lead(checked: Checked) -> str:
     names = list(checked.splits)
     where = f", in {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else ""
-    return f"{checked.images:,} pictures of {len(checked.counts):,} classes{where}. Every one was read to its end."
+    return f"{checked.images:,} pictures of {len(checked.counts):,} classes{where}, each of them read."
 
 
 def _tiles(checked: Checked) -> Html:
@@ -93,8 +96,11 @@ def _sections(checked: Checked) -> Iterator[Section]:
 
 
 def _finding(checked: Checked, finding: Finding) -> Html:
-    body = _groups(checked, finding) if finding.groups else _single(checked, finding)
-    return html.join([html.element("h3", finding.what), html.paragraph(finding.do), body])
+    """What was found and what to do on the left, what it looks like on the right; one above the other if narrow."""
+    what = html.element("h3", finding.what, style="margin-top: 0.9rem")
+    said = html.element("div", what, html.paragraph(finding.do))
+    seen = html.element("div", _groups(checked, finding) if finding.groups else _single(checked, finding))
+    return html.element("div", said, seen, style=_APART)
 
 
 def _single(checked: Checked, finding: Finding) -> Html:
@@ -103,7 +109,7 @@ def _single(checked: Checked, finding: Finding) -> Html:
     for place, name in enumerate(finding.files[:SHOWN_PICTURES]):
         picture = _picture(checked, finding, place)
         if picture is not None:
-            shown.append(_thumbnail(picture, _short(checked, name), finding.remarks.get(name, "")))
+            shown.append(_thumbnail(picture, checked, name, finding.remarks.get(name, "")))
     gallery = html.gallery(shown) if shown else Html("")
     listed = [] if len(shown) == len(finding.files) else finding.files
     return html.join([gallery, _names(checked, finding, listed)])
@@ -118,14 +124,12 @@ def _groups(checked: Checked, finding: Finding) -> Html:
         for name, row in zip(group[:SHOWN_IN_GROUP], next(rows), strict=False):
             picture = _open(checked, row)
             if picture is not None:
-                home = html.element("strong", finding.remarks.get(name, ""))
-                shown.append(_thumbnail(picture, _short(checked, name), home))
+                shown.append(_thumbnail(picture, checked, name, finding.remarks.get(name, "")))
         more = len(group) - len(shown)
-        cards.append(
-            html.element("div", html.gallery(shown), _quiet(f"and {more:,} more") if more else "", style=_CARD)
-        )
+        pair = html.element("div", *shown, class_="gallery", style=_SIDE_BY_SIDE)
+        cards.append(html.element("div", pair, _quiet(f"and {more:,} more") if more else "", style=_CARD))
     listed = finding.files if len(finding.groups) > SHOWN_GROUPS else []
-    return html.join([html.element("div", *cards, style=_CARDS), _names(checked, finding, listed)])
+    return html.join([*cards, _names(checked, finding, listed)])
 
 
 def _names(checked: Checked, finding: Finding, files: Sequence[str]) -> Html:
@@ -135,10 +139,10 @@ def _names(checked: Checked, finding: Finding, files: Sequence[str]) -> Html:
     items = []
     for name in files[:MOST_FILES]:
         remark = finding.remarks.get(name, "")
-        items.append(html.element("li", _short(checked, name), _quiet(f"  {remark}") if remark else ""))
+        items.append(html.element("li", _short(checked, name), _quiet(f", {remark}") if remark else ""))
     if len(files) > MOST_FILES:
         items.append(html.element("li", _quiet(f"and {len(files) - MOST_FILES:,} more: --json has them all")))
-    listed = html.element("ul", *items)
+    listed = html.element("ul", *items, style=_LIST)
     return listed if len(files) <= LISTED_FILES else html.details(f"All {len(files):,}", listed)
 
 
@@ -172,7 +176,12 @@ def _open(checked: Checked, row: int) -> Image.Image | None:
         return None
 
 
-def _thumbnail(picture: Image.Image, name: str, remark: object) -> Html:
+def _thumbnail(picture: Image.Image, checked: Checked, name: str, remark: str) -> Html:
+    """A picture with a remark, its folder and its name under it."""
+    short = _short(checked, name)
+    folder, slash, file_name = short.rpartition("/")
+    lines = [html.element("strong", remark)] if remark else []
+    lines += [_quiet(folder + slash)] if folder and folder.replace("/", ", ") != remark else []
     small = min(picture.size) < SMALL_PX and max(picture.size) <= 2 * THUMBNAIL_PX
     file = io.BytesIO()
     if small:
@@ -180,7 +189,7 @@ def _thumbnail(picture: Image.Image, name: str, remark: object) -> Html:
     else:
         picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
         picture.save(file, "JPEG", quality=82)
-    return html.thumbnail(file.getvalue(), name, *([remark] if remark else []), name, small=small)
+    return html.thumbnail(file.getvalue(), short, *lines, file_name, small=small)
 
 
 def _classes(checked: Checked) -> Html:

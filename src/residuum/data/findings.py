@@ -50,7 +50,9 @@ Severity = Literal["harm", "note"]
 _REPLACE = (
     "Copy or download them again, or take them out; --on-bad-image skip trains without up to 5 % of the pictures."
 )
-_ONE_SIDE = "Keep each picture in one split only: a network knows those that it has trained on, and scores too well."
+_ONE_SIDE = (
+    "Keep each picture in one split only: the score on pictures that were trained on says nothing about new ones."
+)
 _ONE_LABEL = "Decide which class is right, and remove the other copies."
 
 
@@ -168,20 +170,20 @@ KINDS: Mapping[str, Kind] = {
         "note",
         "1 hidden folder is not used",
         "{count} hidden folders are not used",
-        "Nothing, unless your pictures are in there: then rename it.",
+        "Nothing to do, unless your pictures are in there: then rename it.",
     ),
     "hidden-files": Kind(
         "note",
         "1 hidden file is not used",
         "{count} hidden files are not used",
-        "Nothing: systems leave such files behind.",
+        "Nothing to do: systems leave such files behind.",
     ),
     "ignored-extensions": Kind(
         "note",
         "1 file is not used, by its extension",
         "{count} files are not used, by their extensions",
-        "Nothing, if they are no photos. Photos in formats such as .heic, .avif or a camera's own must be converted to "
-        "JPEG first.",
+        "Nothing to do if they are no photos. Photos in formats such as .heic, .avif or a camera's own must be "
+        "converted to JPEG first.",
     ),
     "graphics": Kind(
         "note",
@@ -218,37 +220,37 @@ KINDS: Mapping[str, Kind] = {
         "note",
         "1 picture has another format than its name says",
         "{count} pictures have other formats than their names say",
-        "Nothing for residuum, which goes by the content. Rename them for other programs.",
+        "Nothing to do for residuum, which goes by the content. Rename them for other programs.",
     ),
     "rotated": Kind(
         "note",
         "1 picture is stored turned or mirrored, and upright by its EXIF data",
         "{count} pictures are stored turned or mirrored, and upright by their EXIF data",
-        "Nothing for residuum, which turns them upright. Boxes or masks drawn in other programs may lie wrong.",
+        "Nothing to do for residuum, which turns them upright. Boxes or masks drawn in other programs may lie wrong.",
     ),
     "16-bit": Kind(
         "note",
         "1 picture has more than 8 bits a channel",
         "{count} pictures have more than 8 bits a channel",
-        "Nothing, if they use the whole range of brightness: it becomes 8 bits. If they look black, scale them first.",
+        "Nothing to do if they use the whole range of brightness. If they look black in the report, scale them first.",
     ),
     "cmyk": Kind(
         "note",
         "1 picture is in CMYK, the colours of printing",
         "{count} pictures are in CMYK, the colours of printing",
-        "Nothing, if the colours below look right: they are converted to RGB without a colour profile.",
+        "Nothing to do if their colours look right in the report: they become RGB without a colour profile.",
     ),
     "alpha": Kind(
         "note",
         "1 picture may be transparent in places",
         "{count} pictures may be transparent in places",
-        "Nothing, if white is a good background: it is put behind them.",
+        "Nothing to do if white is a good background: it is put behind them.",
     ),
     "animated": Kind(
         "note",
         "1 picture has several frames or pages, of which the first is used",
         "{count} pictures have several frames or pages, of which the first is used",
-        "Nothing, if the first frame shows the class. Otherwise save the right ones as pictures of their own.",
+        "Nothing to do if the first frame shows the class. Otherwise save the right ones as pictures of their own.",
     ),
 }
 

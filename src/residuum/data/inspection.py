@@ -157,13 +157,13 @@ def _oddities(facts: Facts, source: Source | None) -> Iterator[tuple[str, str]]:
 
 
 def _fault(reason: str, source: Source | None) -> tuple[str, str]:
-    """Returns (kind, remark) of a picture that cannot be used."""
+    """Returns (kind, remark) of a picture that cannot be used; the remark is empty where the kind says it all."""
     if reason == "the file is empty":
-        return "empty", reason
+        return "empty", ""
     if reason == "there is no such file":
-        return "missing", reason
+        return "missing", ""
     if reason.startswith("the file is truncated"):
-        return "truncated", reason
+        return "truncated", ""
     if not reason.startswith("it is not an image"):
         return "unreadable", reason
     head = _head(source)

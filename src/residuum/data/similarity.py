@@ -104,8 +104,7 @@ def near_groups(features: Features) -> list[NDArray[np.int64]]:
     rows = np.flatnonzero(features.usable)
     _, first, group = np.unique(features.digest[rows], axis=0, return_index=True, return_inverse=True)
     chosen = rows[first]  # one picture for all with its pixels
-    contrast = features.luma[chosen].reshape(len(chosen), -1).std(axis=1)
-    textured = np.flatnonzero(contrast >= LEAST_CONTRAST)
+    textured = np.flatnonzero(_contrast(features.luma, chosen) >= LEAST_CONTRAST)
     parent = np.arange(len(chosen))
     codes = hashes(features.luma[chosen[textured]])
     for left, right in _candidates(codes):
@@ -132,6 +131,15 @@ def hashes(luma: NDArray[np.uint8]) -> NDArray[np.uint64]:
         bits = np.packbits(spectrum[:, rows, columns] > 0, axis=1)
         codes[start : start + 4096] = np.ascontiguousarray(bits).view(np.uint64).ravel()
     return codes
+
+
+def _contrast(luma: NDArray[np.uint8], rows: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the standard deviation of the thumbnails at `rows`: float64 [len(rows)]."""
+    contrast = np.empty(len(rows))
+    for start in range(0, len(rows), 4096):
+        part = slice(start, start + 4096)
+        contrast[part] = luma[rows[part]].std(axis=(1, 2))
+    return contrast
 
 
 def _candidates(codes: NDArray[np.uint64]) -> Iterator[Pairs]:

@@ -93,7 +93,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state
             _, key, parameter_name = name.split(".", maxsplit=2)
             parameter = parameters[parameter_name]
             # A count of steps stays on the CPU, unless a fused kernel reads it.
-            tensor = tensor.to(parameter.device) if tensor.ndim or optimizer.defaults["fused"] else tensor
+            tensor = tensor.to(parameter.device) if tensor.ndim or optimizer.defaults.get("fused") else tensor
             if tensor.shape == parameter.shape and parameter.ndim == 4:
                 tensor = torch.empty_like(parameter).copy_(tensor)  # in the parameter's memory format
             optimizer.state[parameter][key] = tensor

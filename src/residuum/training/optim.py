@@ -36,7 +36,8 @@ def build(optim: recipe.Optim, model: Network) -> torch.optim.Optimizer:
     groups = parameter_groups(model, optim.weight_decay, optim.decay_all)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if isinstance(optim, recipe.Sgd):
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=optim.nesterov, fused=fused)
+        nesterov = optim.nesterov and optim.momentum > 0  # without momentum it is the same step, and torch refuses it
+        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=fused)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn import functional
 
+from residuum.errors import RecipeError
 from residuum.recipe import Augment
 
 Resize = Callable[[Tensor, float], Tensor]
@@ -20,7 +21,17 @@ _STEP_PX = 4  # the side grows in steps: each new size costs the libraries below
 
 
 def build(augment: Augment, img_size: int) -> Resize:
-    """Returns a function of images [N, C, S, S] and the part of the run that is done; by default it gives its input."""
+    """Returns a function of images [N, C, S, S] and the part of the run that is done; by default it gives its input.
+
+    Raises:
+        RecipeError: `start_px` is larger than the side that it grows to.
+    """
+    if augment.start_px > img_size:
+        raise RecipeError(
+            f"The recipe key 'augment.start_px' cannot be {augment.start_px}.",
+            expected=f"Expected at most data.img_size, which is {img_size}; 0 is off.",
+            hint=f"Set augment.start_px={img_size // 2}, for example.",
+        )
     return functools.partial(_grown, augment, img_size) if augment.start_px else _unchanged
 
 
@@ -29,7 +40,7 @@ def side_px(augment: Augment, img_size: int, done: float) -> int:
     if done >= augment.grow_until:
         return img_size
     px = augment.start_px + (img_size - augment.start_px) * done / augment.grow_until
-    return min(img_size, int(px / _STEP_PX + 0.5) * _STEP_PX)
+    return min(img_size, max(_STEP_PX, int(px / _STEP_PX + 0.5) * _STEP_PX))
 
 
 def _unchanged(images: Tensor, done: float) -> Tensor:  # noqa: ARG001
