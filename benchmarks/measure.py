@@ -1,4 +1,4 @@
-"""Measures what README and docs claim, and writes each figure into docs/results/ with machine, versions, seed and date.
+"""Measures what README and docs claim, and writes it into docs/results/ with machine, versions, seed and date.
 
     python benchmarks/measure.py digits [--seeds 3]
     python benchmarks/measure.py cifar --data SHARDS [--seeds 3]
@@ -160,7 +160,9 @@ for label in "ab":
     + _EPOCHS
 )
 
-_RESIDENT = _RSS + 'from residuum import recipe\nsource, side, crop = "synthetic:20000x10x32", 32, recipe.PadCrop()\n' + _EPOCHS
+_RESIDENT = (
+    _RSS + 'from residuum import recipe\nsource, side, crop = "synthetic:20000x10x32", 32, recipe.PadCrop()\n' + _EPOCHS
+)
 
 
 def write(name: str, **row: object) -> None:

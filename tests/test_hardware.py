@@ -28,9 +28,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False
 @pytest.mark.parametrize(
     ("gpus", "mps", "device"), [(0, False, "cpu"), (0, True, "mps"), (1, False, "cuda:0"), (2, True, "cuda:0")]
 )
-def test_auto_prefers_cuda_then_apple(
-    monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool, device: str
-) -> None:
+def test_auto_prefers_cuda_then_apple(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool, device: str) -> None:
     pretend(monkeypatch, gpus=gpus, mps=mps)
     assert hardware.choose_device() == torch.device(device)
 

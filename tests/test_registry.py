@@ -67,11 +67,9 @@ def test_an_entry_is_the_function_with_its_card_and_first_sentence(things: Regis
 def test_a_wrong_name_is_answered_with_the_closest(things: Registry[str, tuple[str, int]]) -> None:
     with pytest.raises(UsageError) as caught:
         things["Bananna"]
-    assert str(caught.value) == (
-        "No thing is called 'Bananna'. Did you mean banana? List them with: residuum things"
-    )
+    assert str(caught.value) == ("No thing is called 'Bananna'. Did you mean banana? List them with: residuum things")
     assert caught.value.exit_code == 2
-    with pytest.raises(UsageError, match="No thing is called 'qqq'. List them"):
+    with pytest.raises(UsageError, match=r"No thing is called 'qqq'\. List them"):
         things["qqq"]
 
 

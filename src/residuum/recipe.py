@@ -426,7 +426,8 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
     """Returns the recipe with single values changed; keys are dotted (`optim.lr`) or one of `ALIASES`.
 
     A string is read as a TOML value where the key's type is not a string, so that `--set epochs=3` works. Setting a
-    variant's `name` (`optim.name=adamw`) starts from that variant's defaults, whatever the order of the changes.
+    variant's `name` (`optim.name=adamw`) starts from that variant's defaults, whatever the order of the changes. A new
+    `data.img_size` takes `data.resize_px` along in proportion, unless that is given too.
 
     Raises:
         RecipeError: an unknown key, one key given twice with different values, a wrong type or a value out of range.
@@ -452,7 +453,11 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
                 hint=f"For example: --set {key}.name=...",
             )
         table[last] = value
-    return from_dict(values)
+    changed = from_dict(values)
+    if "data.img_size" in changes and "data.resize_px" not in changes:
+        resize_px = round(recipe.data.resize_px * changed.data.img_size / recipe.data.img_size)
+        changed = dataclasses.replace(changed, data=dataclasses.replace(changed.data, resize_px=resize_px))
+    return changed
 
 
 def _by_dotted_key(changes: Mapping[str, object]) -> dict[str, object]:

@@ -54,23 +54,37 @@ def test_exact_copies_are_not_near_copies_but_join_them() -> None:
     [
         lambda p: p.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         lambda p: p.rotate(180),
-        lambda p: Image.merge("RGB", p.split()[::-1]),
         lambda p: p.resize((p.height, p.width)),
+        lambda p: _recoloured(p),
         lambda p: _with_a_patch(p),
-        lambda p: p.point(lambda value: value // 2),
+        lambda p: p.point(lambda value: value - 40),
+        lambda p: _shaded(p),
     ],
-    ids=["mirrored", "turned", "recoloured", "stretched", "something added", "dark"],
+    ids=["mirrored", "turned", "stretched", "recoloured", "something added", "dark", "shaded"],
 )
 def test_another_picture_is_another_picture(change: Callable[[Image.Image], Image.Image]) -> None:
-    picture = photo(7, 160, 120)
+    picture = photo(7, 160, 128)
     assert groups_of(picture, change(picture)) == ([], [])
 
 
+def _recoloured(picture: Image.Image) -> Image.Image:
+    """The same brightness everywhere, and other colours."""
+    luma, blue, red = picture.convert("YCbCr").split()
+    return Image.merge("YCbCr", (luma, red, blue)).convert("RGB")
+
+
 def _with_a_patch(picture: Image.Image) -> Image.Image:
-    changed = picture.copy()
-    brightness = np.asarray(picture.convert("L"))[60:75, 80:100].mean()
-    changed.paste("black" if brightness > 128 else "white", (80, 60, 100, 75))
-    return changed
+    """One of 256 places is a good deal darker or brighter."""
+    pixels = np.asarray(picture).astype(np.int16)
+    place = pixels[64:72, 80:90]
+    place += -70 if place.mean() > 128 else 70
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def _shaded(picture: Image.Image) -> Image.Image:
+    """Up to 30 darker on the left, up to 30 brighter on the right: little at each place, and much in all."""
+    shade = -30 * np.cos(np.pi * (np.arange(picture.width) + 0.5) / picture.width)
+    return Image.fromarray((np.asarray(picture) + shade[:, np.newaxis]).clip(0, 255).astype(np.uint8))
 
 
 def test_flat_pictures_are_copies_only_to_the_pixel() -> None:

@@ -40,7 +40,9 @@ def test_the_recurrence_buffers_included(decay: float) -> None:
             expected[name] = now * expected[name] + (1 - now) * weights if value.is_floating_point() else weights
     for name, value in average.model.state_dict().items():
         # Thirty roundings of float32, each of at most half a unit in the last place of numbers up to 200.
-        np.testing.assert_allclose(value.double().numpy(), expected[name], rtol=1e-6, atol=30 * 200 * 2**-25, err_msg=name)
+        np.testing.assert_allclose(
+            value.double().numpy(), expected[name], rtol=1e-6, atol=30 * 200 * 2**-25, err_msg=name
+        )
     assert average.updates == 30
     assert any(name.endswith("running_var") for name in expected)
 

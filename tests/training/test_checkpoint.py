@@ -147,7 +147,9 @@ def test_resuming_takes_no_other_flags(finished: Run, flag: list[str], capsys: p
 def test_everything_that_changes_is_in_the_checkpoint(
     tiny: Recipe, tmp_path: Path, optim: Sgd | AdamW | Muon, average_decay: float
 ) -> None:
-    recipe = replace(tiny, epochs=2, optim=optim, average_decay=average_decay, data=replace(tiny.data, val_fraction=0.0))
+    recipe = replace(
+        tiny, epochs=2, optim=optim, average_decay=average_decay, data=replace(tiny.data, val_fraction=0.0)
+    )
     whole, first, second = (build(recipe, tmp_path / name, CPU) for name in ("whole", "parts", "parts"))
     for run in (whole, first):
         train_epoch(run)
@@ -212,7 +214,13 @@ def test_the_bundle_says_what_it_is(finished: Run) -> None:
     _, card = bundle.read(finished.folder / "last")
     assert (card["epoch"], card["step"]) == (finished.epoch, finished.step)
     assert card["classes"] == ["2", "10", "bee"]
-    assert card["model"] == {"name": "resnet20_cifar", "num_classes": 3, "in_channels": 3, "width": 0.25, "drop_path": 0.2}
+    assert card["model"] == {
+        "name": "resnet20_cifar",
+        "num_classes": 3,
+        "in_channels": 3,
+        "width": 0.25,
+        "drop_path": 0.2,
+    }
     assert card["preprocessing"] == finished.preprocessing.as_dict()
     assert card["recipe"]["optim"]["clip_norm"] == 1.0
     assert card["data"]["source"] == finished.recipe.data.source

@@ -144,7 +144,9 @@ def test_the_parts_of_a_batch_add_up_to_it(tmp_path: Path, parts: int, count: in
 
 def test_no_part_is_too_small_for_batch_norm(tmp_path: Path) -> None:
     """A last batch of five in four parts would have one of a single picture, whose 1 x 1 maps have no variance."""
-    recipe = replace(PLAIN_STEP, accumulate=4, model=Model("resnet18", width=0.1), data=replace(PLAIN_STEP.data, img_size=32))
+    recipe = replace(
+        PLAIN_STEP, accumulate=4, model=Model("resnet18", width=0.1), data=replace(PLAIN_STEP.data, img_size=32)
+    )
     run = build(recipe, tmp_path, CPU)
     run.model.train()
     for count in (5, 4, 3, 2):
@@ -206,6 +208,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path) -> None
 EXPLODING = {
     "data": "synthetic:96x2x8",
     "optim.lr": 1e6,
+    "optim.weight_decay": 1e6,  # which batch norm cannot hide for long
     "optim.clip_norm": math.inf,
     "schedule.name": "steps",
     "schedule.warmup": "constant",
@@ -223,31 +226,26 @@ def flags(tiny: Recipe, folder: Path, changes: dict[str, object]) -> list[str]:
     return ["train", "-q", "--device", "cpu", "--recipe", str(file), "--out", str(folder / "run")]
 
 
-@pytest.mark.parametrize(
-    ("decay", "said"), [(1e6, "The training loss became"), (0.0, "The network's answer to picture 0 of the set is not")]
-)
-def test_what_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
-    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str], decay: float, said: str
+def test_a_loss_that_is_not_finite_ends_the_run_and_leaves_the_checkpoint(
+    tiny: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In training batch norm keeps the loss of overflowing weights finite for a while; in evaluation nothing does."""
-    assert main(flags(tiny, tmp_path, EXPLODING | {"log_every_steps": 1, "optim.weight_decay": decay})) == 6
+    assert main(flags(tiny, tmp_path, EXPLODING | {"log_every_steps": 1})) == 6
     run = tmp_path / "run"
     complaint = capsys.readouterr().err
-    assert said in complaint
-    assert (f"checkpoint before it is in {run / 'last'}" in complaint) == (decay > 0)
+    assert "The training loss became" in complaint
+    assert f"checkpoint before it is in {run / 'last'}" in complaint
     card = saved.load(run / "last").card
     assert card["epoch"] == 1
     tensors, _ = bundle.read(run / "best")
     assert all(torch.from_numpy(value).isfinite().all() for value in tensors.values())
-    epochs = [record for record in map(json.loads, (run / "metrics.jsonl").open()) if record["kind"] == "epoch"]
-    assert [record["epoch"] for record in epochs] == [1]
+    records = [json.loads(text) for text in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [record["epoch"] for record in records if record["kind"] == "epoch"] == [1]
 
 
 def test_it_is_noticed_at_the_epochs_end_without_records(tiny: Recipe, tmp_path: Path) -> None:
     from residuum.recipe import override
 
-    changes = {"log_every_steps": 10**6, "schedule.warmup_epochs": 0, "optim.weight_decay": 1e6}
-    run = build(override(tiny, EXPLODING | changes), tmp_path, CPU)
+    run = build(override(tiny, EXPLODING | {"log_every_steps": 10**6, "schedule.warmup_epochs": 0}), tmp_path, CPU)
     with pytest.raises(DivergedError, match="training loss became") as caught:
         fit(run)
     assert caught.value.exit_code == 6

@@ -35,7 +35,9 @@ def smoothed(targets: Tensor, smoothing: float) -> Tensor:
 @pytest.mark.parametrize("smoothing", SMOOTHING)
 def test_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float) -> None:
     log_probs = logits - logits.exp().sum(dim=1, keepdim=True).log()
-    rows = [(1 - smoothing) * -row[label] - smoothing * row.mean() for row, label in zip(log_probs, labels, strict=True)]
+    rows = [
+        (1 - smoothing) * -row[label] - smoothing * row.mean() for row, label in zip(log_probs, labels, strict=True)
+    ]
     torch.testing.assert_close(build("cross_entropy", smoothing)(logits, labels), torch.stack(rows).mean())
 
 

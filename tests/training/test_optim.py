@@ -52,7 +52,9 @@ def test_decay_all_decays_all(name: str) -> None:
 
 def test_the_family_is_all_that_is_registered() -> None:
     """What is not in the table differs from one that is in the number of its blocks, or their width or groups."""
-    kinds = {frozenset(type(layer) for layer in blueprint(name).modules()) for name in FAMILY if name != "resnext50_32x4d"}
+    kinds = {
+        frozenset(type(layer) for layer in blueprint(name).modules()) for name in FAMILY if name != "resnext50_32x4d"
+    }
     for name in MODELS.names():
         if not any(depth in name for depth in ("101", "110", "152", "1202")):
             with torch.device("meta"):

@@ -45,7 +45,9 @@ def test_the_table_has_the_same_numbers(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [name for name in COLUMNS if name != "text"]
     for row, record in zip(rows, (STEP, EPOCH), strict=True):
-        assert {name: text for name, text in row.items() if text} == {name: str(value) for name, value in record.items()}
+        assert {name: text for name, text in row.items() if text} == {
+            name: str(value) for name, value in record.items()
+        }
 
 
 def test_a_resumed_run_takes_back_what_comes_after_its_checkpoint(tmp_path: Path) -> None:
@@ -58,7 +60,12 @@ def test_a_resumed_run_takes_back_what_comes_after_its_checkpoint(tmp_path: Path
     again.rewind(3)
     again.write(**{**STEP, "step": 4, "loss": 9.0})
     kept = [json.loads(text) for text in again.jsonl.read_text(encoding="utf-8").splitlines()]
-    assert [(record["step"], record["loss"]) for record in kept] == [(1, 0.1 + 0.2), (2, 0.1 + 0.2), (3, 0.1 + 0.2), (4, 9)]
+    assert [(record["step"], record["loss"]) for record in kept] == [
+        (1, 0.1 + 0.2),
+        (2, 0.1 + 0.2),
+        (3, 0.1 + 0.2),
+        (4, 9),
+    ]
     assert kept == again.history
 
 

@@ -153,7 +153,11 @@ def load(bundle: str | Path, *, device: str = "auto", precision: hardware.Precis
 def _require_positive(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
-            raise UsageError(f"{name} cannot be {value}.", expected="Expected a whole number from 1.")
+            raise UsageError(
+                f"{name} cannot be {value}.",
+                expected="Expected a whole number from 1.",
+                hint="Leave it out for the default.",
+            )
 
 
 def _title(source: Source) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from residuum import hardware, recipe
 from residuum.data.loading import Batch, EvalLoader, OnBadImage
 from residuum.data.parts import PART_NAMES
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
-from residuum.errors import DataError, WeightsError
+from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
 from residuum.models import saved
@@ -49,6 +50,7 @@ def evaluate(
     Raises:
         WeightsError: the bundle cannot be used.
         DataError: the set, the part or a picture cannot be used, or a class is unknown to the network.
+        UsageError: an argument cannot be what it is.
     """
     return evaluate_in_full(
         bundle,
@@ -82,6 +84,12 @@ def evaluate_in_full(
 
     Raises: what `evaluate` raises.
     """
+    if batch_size < 1 or on_bad_image not in get_args(OnBadImage):
+        raise UsageError(
+            f"batch_size={batch_size} with on_bad_image={on_bad_image!r} cannot be.",
+            expected=f"Expected a batch_size from 1, and one of {', '.join(get_args(OnBadImage))}.",
+            hint="Leave them out for the defaults.",
+        )
     place = hardware.choose_device(device)
     trained = saved.load(Path(bundle), place)
     images, what = _pictures(trained, data, split)

@@ -10,6 +10,7 @@ Departures: what is no hidden weight (the first convolution, the head, norms and
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -34,10 +35,11 @@ class Muon(torch.optim.Optimizer):
         """One update of every parameter that has a gradient; `closure` is not used."""
         assert closure is None, "Muon does not re-evaluate the loss"
         for group in self.param_groups:
-            update = self._orthogonal if group["orthogonal"] else self._plain
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    update(parameter, parameter.grad, group)
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonal"]:
+                self._orthogonal(moved, group)
+            else:
+                self._plain(moved, group)
 
     def _velocity(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
         """Returns the Nesterov look-ahead of the momentum, which it updates."""
@@ -48,25 +50,34 @@ class Muon(torch.optim.Optimizer):
         buffer.mul_(momentum).add_(gradient)
         return gradient.add(buffer, alpha=momentum)
 
-    def _orthogonal(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        velocity = self._velocity(parameter, gradient, group["momentum"])
-        matrix = velocity.reshape(len(velocity), -1)
-        update = orthogonalised(matrix).reshape(velocity.shape)
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update, alpha=-group["lr"] * 0.2 * math.sqrt(max(matrix.shape)))
+    def _orthogonal(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        for parameter in parameters:
+            by_shape[len(parameter), parameter[0].numel()].append(parameter)
+        for shape, alike in by_shape.items():  # together, because a product of small matrices is mostly overhead
+            velocities = torch.stack([self._velocity(p, _gradient(p), group["momentum"]).reshape(shape) for p in alike])
+            for parameter, update in zip(alike, orthogonalised(velocities), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
 
-    def _plain(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        decayed = gradient.add(parameter, alpha=group["weight_decay"])
-        parameter.add_(self._velocity(parameter, decayed, group["momentum"]), alpha=-group["lr"])
+    def _plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            decayed = _gradient(parameter).add(parameter, alpha=group["weight_decay"])
+            parameter.add_(self._velocity(parameter, decayed, group["momentum"]), alpha=-group["lr"])
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Returns `matrix` [R, S] with the same singular vectors and singular values between about 0.7 and 1.2."""
-    tall = matrix.shape[0] > matrix.shape[1]
-    x = matrix.T if tall else matrix
-    x = x / (x.norm() + 1e-7)
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Returns `matrices` [..., R, S] with the same singular vectors and singular values between about 0.7 and 1.2."""
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(_STEPS):
-        gram = x @ x.T
+        gram = x @ x.mT
         x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    orthogonal: Tensor = x.T if tall else x
+    orthogonal: Tensor = x.mT if tall else x
     return orthogonal
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad

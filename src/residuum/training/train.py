@@ -16,7 +16,7 @@ from residuum.data.sets import FileSet, ImageSet
 from residuum.errors import ResourceError, UsageError
 from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
-from residuum.models import saved
+from residuum.models import MODELS, saved
 from residuum.recipe import Recipe
 from residuum.recipes import RECIPES
 from residuum.training import checkpoint
@@ -96,6 +96,7 @@ def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes:
     else:
         chosen = RECIPES[wanted].build()
     chosen = recipe.override(chosen, {**changes, **({} if data is None else {"data": data})})
+    _ = MODELS[chosen.model.name]  # a name that nothing has is refused before any picture is opened
     if not chosen.data.source:
         raise UsageError(
             f"The recipe {chosen.name} does not name an image set.",

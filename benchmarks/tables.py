@@ -1,0 +1,95 @@
+"""Writes the table of results in README.md from docs/results/, where benchmarks/measure.py leaves its figures.
+
+python benchmarks/tables.py          # writes it
+python benchmarks/tables.py --check  # exits 1 where README.md is stale
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
+
+Row = dict[str, str]
+
+
+def main() -> int:
+    """Writes or checks the table."""
+    readme = ROOT / "README.md"
+    old = readme.read_text(encoding="utf-8")
+    new = with_results(old)
+    if "--check" in sys.argv[1:]:
+        if new != old:
+            print("README.md is stale: run python benchmarks/tables.py")
+        return int(new != old)
+    readme.write_text(new, encoding="utf-8")
+    return 0
+
+
+def with_results(readme: str) -> str:
+    """Returns README's text with the table between its two marks written anew."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    lines = ["| what | measured | goal | machine, date |", "|---|---|---|---|", *_training(), *_memory(), *_startup()]
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
+
+
+def read(name: str) -> list[Row]:
+    """Returns the rows of a table under docs/results/; none where it was not measured yet."""
+    path = RESULTS / name
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+_GOALS = {
+    "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
+    "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
+    "photos": ("about 70 % is what scratch gives", "accuracy on held-out ants and bees, `photos`, from scratch"),
+}
+
+
+def _training() -> Iterator[str]:
+    rows = read("training.csv")
+    for recipe, (goal, what) in _GOALS.items():
+        runs = [row for row in rows if row["recipe"] == recipe]
+        if not runs:
+            continue
+        top1 = [float(row["top1"]) for row in runs]
+        seconds = statistics.median(float(row["train_seconds"]) for row in runs)
+        took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+        measured = f"{statistics.median(top1):.2f} % ({min(top1):.2f} to {max(top1):.2f}, {len(runs)} seeds), {took}"
+        yield f"| {what} | {measured} | {goal} | {_where(runs[-1])} |"
+
+
+def _memory() -> Iterator[str]:
+    words = {
+        "million_files": ("a set of 1,000,000 files, peak memory of the process", "peak_mb", "under 500 MB"),
+        "ten_epochs_files": ("memory gained in ten epochs over a folder of photos", "growth_over_10_epochs_mb", "flat"),
+        "ten_epochs_resident": ("memory gained in ten epochs over a resident set", "growth_over_10_epochs_mb", "flat"),
+    }
+    latest = {row["what"]: row for row in read("memory.csv")}
+    for what, row in latest.items():
+        text, key, goal = words[what]
+        yield f"| {text} | {float(row[key]):.0f} MB | {goal} | {_where(row)} |"
+
+
+def _startup() -> Iterator[str]:
+    for row in read("startup.csv")[-1:]:
+        times = f"{float(row['help_ms']):.0f} ms against {float(row['import_torch_ms']):.0f} ms"
+        yield f"| `residuum --help` against `import torch` | {row['ratio']} x faster ({times}) | 10 x | {_where(row)} |"
+
+
+def _where(row: Row) -> str:
+    return f"{row['machine']}, {row['cores']} cores, {row['date']}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
