@@ -204,6 +204,19 @@ def test_what_is_hidden_or_no_picture_is_left_out_with_a_word(tmp_path: Path) ->
     assert any(".txt" in warning for warning in parts.record["warnings"])  # type: ignore[attr-defined]
 
 
+def test_pictures_and_folders_that_belong_to_nothing_are_named(tmp_path: Path) -> None:
+    photos(tmp_path / "train")
+    photos(tmp_path / "val", 2)
+    write(tmp_path, ["more/cat/1.png", "train/stray.png"])
+    record = opened(tmp_path).record
+    assert record["warnings"] == [
+        "Pictures that lie outside the class folders were ignored: 1.",
+        "Folders beside train, val were ignored: more.",
+    ]
+    reason = "a picture that lies outside the class folders"
+    assert record["ignored"] == {".png": {"count": 1, "reason": reason, "examples": ["train/stray.png"]}}
+
+
 def test_a_few_gifs_among_photos_are_graphics_and_many_are_pictures(tmp_path: Path) -> None:
     photos(tmp_path, 20)
     write(tmp_path, ["cat/notfound.gif"])

@@ -37,6 +37,7 @@ _EXAMPLES = 5
 """So many of the files that were left out are named in the record."""
 
 _NO_PICTURE = "not a picture by its extension"
+_STRAY = "a picture that lies outside the class folders"
 _GRAPHIC = f"a GIF, taken for a graphic and not a photo: fewer than {GIF_FRACTION:.0%} of the pictures are GIFs"
 
 
@@ -66,7 +67,7 @@ class LeftOut:
         ignored = {
             extension or "(none)": {
                 "count": count,
-                "reason": _GRAPHIC if extension == ".gif" else _NO_PICTURE,
+                "reason": _reason(extension),
                 "examples": self.examples[extension],
             }
             for extension, count in sorted(self.count.items())
@@ -95,7 +96,7 @@ def find(root: Path) -> Found:
         DataError: the folder has no class folders or cannot be read, or its parts differ in their classes.
     """
     left_out = LeftOut()
-    layout = _layout(root, left_out)
+    layout = folders_of_parts(root, left_out)
     parts: dict[PartName, Collected] = {}
     for part, folder in layout.items():
         prefix = str(folder.relative_to(root)) if folder != root else ""
@@ -109,19 +110,43 @@ def find(root: Path) -> Found:
         walked = ((label, walk(root, _below(prefix, name), left_out)) for label, name in enumerate(classes))
         parts[part] = collect(str(root), classes, walked, left_out)
     _refuse_differing(parts, root)
-    warnings = []
-    if left_out.count:
-        listed = ", ".join(f"{count} {extension or 'without extension'}" for extension, count in left_out.count.items())
-        warnings.append(f"Files that are no pictures by their extension were ignored: {listed}.")
-    warnings += _drop_graphics(parts, left_out)
+    divided = list(layout) != ["train"] or layout["train"] != root
+    warnings = _ignored(left_out) + (_beside(root, layout) if divided else [])
+    warnings += drop_graphics(parts, left_out)
     sets: dict[PartName, ImageSet] = {part: collected.images for part, collected in parts.items()}
     return Found(
         "folder",
         sets,
-        divided=list(layout) != ["train"] or layout["train"] != root,
+        divided=divided,
         notes=left_out.notes(),
         warnings=warnings,
     )
+
+
+def _reason(extension: str) -> str:
+    if extension == ".gif":
+        return _GRAPHIC
+    return _STRAY if extension in EXTENSIONS else _NO_PICTURE
+
+
+def _ignored(left_out: LeftOut) -> list[str]:
+    """Returns a sentence on the files that are no pictures, and one on pictures that belong to no class."""
+    stray = sum(count for extension, count in left_out.count.items() if extension in EXTENSIONS)
+    others = {extension: count for extension, count in left_out.count.items() if extension not in EXTENSIONS}
+    warnings = []
+    if others:
+        listed = ", ".join(f"{count} {extension or 'without extension'}" for extension, count in others.items())
+        warnings.append(f"Files that are no pictures by their extension were ignored: {listed}.")
+    if stray:
+        warnings.append(f"Pictures that lie outside the class folders were ignored: {stray}.")
+    return warnings
+
+
+def _beside(root: Path, layout: dict[PartName, Path]) -> list[str]:
+    """Returns a sentence on the folders beside those of the parts."""
+    names = [entry.name for entry in _entries(root) if entry.is_dir() and not is_hidden(entry.name)]
+    beside = [displayed(name) for name in names if root / name not in layout.values()]
+    return [f"Folders beside {', '.join(layout)} were ignored: {', '.join(beside)}."] if beside else []
 
 
 def class_folders(folder: Path, root: Path, left_out: LeftOut) -> tuple[str, ...]:
@@ -211,7 +236,7 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in NOT_CLASSES
 
 
-def _layout(root: Path, left_out: LeftOut) -> dict[PartName, Path]:
+def folders_of_parts(root: Path, left_out: LeftOut) -> dict[PartName, Path]:
     """Returns the folder of each part; `root` itself is `train` where its folders are classes."""
     names = [entry.name for entry in _entries(root) if entry.is_dir() and not is_hidden(entry.name)]
     known = {name: PART_NAMES[name.lower()] for name in names if name.lower() in PART_NAMES}
@@ -252,7 +277,7 @@ def _refuse_differing(parts: dict[PartName, Collected], root: Path) -> None:
             )
 
 
-def _drop_graphics(parts: dict[PartName, Collected], left_out: LeftOut) -> list[str]:
+def drop_graphics(parts: dict[PartName, Collected], left_out: LeftOut) -> list[str]:
     """Takes GIFs out where they are few; returns the warnings."""
     total = sum(len(collected.images) for collected in parts.values())
     gifs = sum(len(collected.gifs) for collected in parts.values())

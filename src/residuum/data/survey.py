@@ -85,7 +85,7 @@ def _plain(found: Found) -> Survey:
 def _folder(root: Path) -> Survey:
     """A folder, as `folders.find` collects it."""
     left_out = LeftOutFiles()
-    layout = folders._layout(root, left_out)
+    layout = folders.folders_of_parts(root, left_out)
     names = {part: folders.class_folders(folder, root, left_out) for part, folder in layout.items()}
     if not any(names.values()):
         return _plain(folders.find(root))  # which says what is wrong
@@ -101,7 +101,7 @@ def _folder(root: Path) -> Survey:
         collected[part] = folders.collect(str(root), classes, walked, left_out)
     ignored = {extension: list(paths) for extension, paths in sorted(left_out.paths.items())}
     left_out.paths.clear()
-    folders._drop_graphics(collected, left_out)
+    folders.drop_graphics(collected, left_out)
     hidden = [(path, (root / path).is_dir()) for path in left_out.hidden_paths]
     divided = list(layout) != ["train"] or layout["train"] != root
     parts = {folder.name for folder in layout.values()}
@@ -146,16 +146,16 @@ def _table(table: Path) -> Found:
     labels: list[int] = []
     parts: list[PartName] = []
     columns = None
-    for line, cells in tables._lines(table):
+    for line, cells in tables.rows_of(table):
         if columns is None:
-            columns = tables._columns(table, cells)
+            columns = tables.columns_of(table, cells)
             if columns.header:
                 continue
-        path, label, part = tables._cells(table, line, cells, columns)
+        path, label, part = tables.cells_of(table, line, cells, columns)
         folder, name = os.path.split(path)
         builder.add(folder, [name])
         labels.append(numbers.setdefault(label, len(numbers)))
         parts.append(part)
     if not labels:
         return tables.find(table)  # which says what is wrong
-    return tables._found(builder, labels, numbers, parts)
+    return tables.found_of(builder, labels, numbers, parts)

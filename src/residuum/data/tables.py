@@ -52,12 +52,12 @@ def find(table: Path) -> Found:
     missing: list[str] = []
     missing_count = 0
     columns: _Columns | None = None
-    for line, cells in _lines(table):
+    for line, cells in rows_of(table):
         if columns is None:
-            columns = _columns(table, cells)
+            columns = columns_of(table, cells)
             if columns.header:
                 continue
-        path, label, part = _cells(table, line, cells, columns)
+        path, label, part = cells_of(table, line, cells, columns)
         if not (table.parent / path).is_file():
             missing_count += 1
             if len(missing) < _SHOWN:
@@ -75,10 +75,10 @@ def find(table: Path) -> Found:
         )
     if not labels:
         _refuse(table, "lists no pictures", "Expected lines of path,label.")
-    return _found(builder, labels, numbers, parts)
+    return found_of(builder, labels, numbers, parts)
 
 
-def _found(builder: PathsBuilder, labels: list[int], numbers: dict[str, int], parts: list[PartName]) -> Found:
+def found_of(builder: PathsBuilder, labels: list[int], numbers: dict[str, int], parts: list[PartName]) -> Found:
     classes = tuple(sorted(numbers, key=natural_key))
     place = np.empty(len(classes), dtype=np.int64)
     for number, name in enumerate(classes):
@@ -92,7 +92,7 @@ def _found(builder: PathsBuilder, labels: list[int], numbers: dict[str, int], pa
     return Found("csv", sets, divided=set(parts) != {"train"})
 
 
-def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
+def rows_of(table: Path) -> Iterator[tuple[int, list[str]]]:
     """Yields the number and the cells of each line that is not empty."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -111,7 +111,7 @@ def _lines(table: Path) -> Iterator[tuple[int, list[str]]]:
         _refuse(table, f"cannot be read ({error.strerror})", "Expected a file that may be read.")
 
 
-def _columns(table: Path, cells: list[str]) -> _Columns:
+def columns_of(table: Path, cells: list[str]) -> _Columns:
     """Tells from the first line what the columns are."""
     names = [cell.lower() for cell in cells]
     path = next((place for place, name in enumerate(names) if name in _PATH), None)
@@ -125,7 +125,7 @@ def _columns(table: Path, cells: list[str]) -> _Columns:
     )
 
 
-def _cells(table: Path, line: int, cells: list[str], columns: _Columns) -> tuple[str, str, PartName]:
+def cells_of(table: Path, line: int, cells: list[str], columns: _Columns) -> tuple[str, str, PartName]:
     """Returns the path, the label and the part of one line."""
     wanted = max(columns.path, columns.label, columns.split or 0) + 1
     if len(cells) < wanted:

@@ -53,7 +53,7 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
         ) from error
     if model.num_classes != len(card["classes"]):
         raise WeightsError(
-            f"The bundle {folder} names {len(card['classes'])} classes, and its network tells {model.num_classes} apart.",
+            f"The bundle {folder} names {len(card['classes'])} classes for {model.num_classes} outputs.",
             expected="Expected as many of one as of the other.",
             hint="Train it anew, or use the version of residuum that wrote it.",
         )
