@@ -6,7 +6,7 @@
     python benchmarks/measure.py memory
     python benchmarks/measure.py startup [--runs 15]
 
-Leave the machine alone while it measures times. Every figure is of a whole process: `residuum train` as a user types it.
+Leave the machine alone while it measures times. Every figure is of a whole process, such as `residuum train`.
 """
 
 from __future__ import annotations

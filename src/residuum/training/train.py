@@ -9,7 +9,9 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from residuum import hardware, recipe
 from residuum.data.sets import FileSet, ImageSet
@@ -17,6 +19,7 @@ from residuum.errors import ResourceError, UsageError
 from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
 from residuum.models import MODELS, saved
+from residuum.models._catalog import options_of
 from residuum.recipe import Recipe
 from residuum.recipes import RECIPES
 from residuum.training import checkpoint
@@ -95,8 +98,14 @@ def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes:
         chosen = recipe.read(Path(wanted))
     else:
         chosen = RECIPES[wanted].build()
+    own_model = chosen.model.name
     chosen = recipe.override(chosen, {**changes, **({} if data is None else {"data": data})})
-    _ = MODELS[chosen.model.name]  # a name that nothing has is refused before any picture is opened
+    known = options_of(MODELS[chosen.model.name].build)  # refuses an unknown name before any picture is opened
+    if chosen.model.name != own_model:  # what the recipe says of its own network and this one has not, goes
+        foreign: dict[str, Any] = {
+            key: None for key in chosen.model.options() if key not in known and f"model.{key}" not in changes
+        }
+        chosen = replace(chosen, model=replace(chosen.model, **foreign))
     if not chosen.data.source:
         raise UsageError(
             f"The recipe {chosen.name} does not name an image set.",
