@@ -15,6 +15,9 @@ from residuum.recipe import Augment, Data, Model, OneCycle, PadCrop, Recipe, Sgd
 if TYPE_CHECKING:
     from residuum.training.run import Run
 
+# One test process a core: threads of several processes that share cores spend their time waiting for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def data_folder() -> Path:

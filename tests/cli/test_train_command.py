@@ -49,7 +49,7 @@ def changed(say: Say, *words: str) -> dict[str, object]:
         (["--epochs", "3"], {"epochs": 3}),
         (["--batch-size", "17"], {"data.batch_size": 17}),
         (["-b", "17"], {"data.batch_size": 17}),
-        (["--img-size", "48"], {"data.img_size": 48}),
+        (["--img-size", "48"], {"data.img_size": 48, "data.resize_px": 48}),
         (["--lr", "1e-3"], {"optim.lr": 0.001}),
         (["--seed", "7"], {"seed": 7}),
         (["--precision", "bf16"], {"precision": "bf16"}),
