@@ -107,7 +107,7 @@ def rss_mb():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 def peak_mb():  # of this process alone: ru_maxrss would begin with its parent's
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 1e3
+    return int(line.split()[1]) * 1024 / 1e6
 """
 
 _MILLION = (

@@ -127,3 +127,12 @@ def test_wilson_interval_agrees_with_scipy(case: tuple[int, int]) -> None:
     right, images = case
     expected = scipy.stats.binomtest(right, images).proportion_ci(0.95, method="wilson")
     assert metrics.wilson_interval(right, images) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize("images", [*range(1, 300), 10_000, 12_345_678])
+def test_the_interval_holds_its_fraction_and_ends_where_it_does(images: int) -> None:
+    assert metrics.wilson_interval(0, images)[0] == 0.0
+    assert metrics.wilson_interval(images, images)[1] == 1.0
+    for right in {0, 1, images // 3, images - 1, images}:
+        low, high = metrics.wilson_interval(right, images)
+        assert 0 <= low <= right / images <= high <= 1

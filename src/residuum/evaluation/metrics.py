@@ -97,7 +97,8 @@ def wilson_interval(right: int, images: int, z: float = 1.959963984540054) -> tu
     fraction, scale = right / images, 1 + z * z / images
     centre = (fraction + z * z / (2 * images)) / scale
     half = z / scale * math.sqrt(fraction * (1 - fraction) / images + (z / (2 * images)) ** 2)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the ends the formula gives 0 and 1, but not its rounding.
+    return 0.0 if right == 0 else centre - half, 1.0 if right == images else centre + half
 
 
 def _ratio(part: Floats, whole: Ints) -> Floats:

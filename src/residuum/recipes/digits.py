@@ -14,7 +14,7 @@ def digits() -> Recipe:
     """
     return Recipe(
         name="digits",
-        epochs=16,
+        epochs=40,
         average_decay=0.98,
         log_every_steps=5,
         model=Model("resnet20_cifar"),
