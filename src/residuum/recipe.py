@@ -455,8 +455,8 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
         table[last] = value
     changed = from_dict(values)
     if "data.img_size" in changes and "data.resize_px" not in changes:
-        resize_px = round(recipe.data.resize_px * changed.data.img_size / recipe.data.img_size)
-        changed = dataclasses.replace(changed, data=dataclasses.replace(changed.data, resize_px=resize_px))
+        values["data"]["resize_px"] = round(recipe.data.resize_px * changed.data.img_size / recipe.data.img_size)
+        changed = from_dict(values)
     return changed
 
 

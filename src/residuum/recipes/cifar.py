@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from residuum.recipe import Augment, Data, Expect, Model, OneCycle, PadCrop, Recipe, Sgd, Steps
+from residuum.recipe import Augment, Data, Expect, Model, Muon, OneCycle, PadCrop, Recipe, Sgd, Steps
 from residuum.recipes import RECIPES
 
 _TABLE_6 = "arXiv:1512.03385, Table 6"
@@ -103,17 +103,18 @@ def plain110_cifar10_2015() -> Recipe:
 
 @RECIPES.register(Expect(top1_error=8.75, source=f"{_TABLE_6}, in under 20 minutes on two cores", seeds=3))
 def resnet20_cifar10_fast() -> Recipe:
-    """ResNet-20 on CIFAR-10 to the paper's error in minutes: one cycle, label smoothing, alternating flips.
+    """ResNet-20 on CIFAR-10 in minutes on two cores: Muon, one cycle, smaller pictures at first, alternating flips.
 
     Chosen on 5,000 held-out training pictures; the recipe itself trains on all 50,000 and keeps its last weights.
     """
     return Recipe(
         name="resnet20_cifar10_fast",
-        epochs=20,
-        label_smoothing=0.1,
+        epochs=24,
+        label_smoothing=0.05,
+        log_every_steps=50,
         model=Model("resnet20_cifar"),
         data=Data("cifar10", batch_size=128, val_fraction=0.0),
-        augment=Augment(crop=PadCrop(px=4), flip="alternate"),
-        optim=Sgd(lr=0.4, nesterov=True, weight_decay=5e-4),
-        schedule=OneCycle(),
+        augment=Augment(crop=PadCrop(px=4), flip="alternate", start_px=20, grow_until=0.7),
+        optim=Muon(lr=0.05, weight_decay=0.02),
+        schedule=OneCycle(peak=0.2),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ def write_summary(run: Run, result: Result) -> None:
     record = run.parts.record
     bundle = shlex.quote(str(run.folder / "best"))
     content = ReportContent(
-        title=f"{run.recipe.model.name} on {run.recipe.data.source}",
+        title=f"{run.recipe.model.name} on {Path(run.recipe.data.source).name}",
         part=result.part,
         scores=result.scores,
         predictions=result.predictions,

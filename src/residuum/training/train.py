@@ -29,6 +29,9 @@ from residuum.training.run import Result, Run, build, eval_loader
 from residuum.training.stop import listening
 from residuum.training.summary import as_list, ignored_in_words, write_summary
 
+DEFAULTS = {"digits": "digits", "cifar10": "resnet20_cifar10_fast", "cifar100": "resnet20_cifar10_fast"}
+"""The recipe that `--data` alone means; for anything else it is `photos`."""
+
 SAMPLES = 5
 """How many held-out pictures are left in `samples/` to try `residuum predict` on, where they are no files already."""
 
@@ -91,7 +94,7 @@ def train(
 def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes: Mapping[str, object]) -> Recipe:
     """Returns the recipe that `train` would run."""
     if wanted is None:
-        wanted = {None: "digits", "digits": "digits", "cifar10": "resnet20_cifar10_fast"}.get(data, "photos")
+        wanted = DEFAULTS.get(data or "digits", "photos")
     if isinstance(wanted, Recipe):
         chosen = wanted
     elif isinstance(wanted, Path) or wanted.endswith(".toml") or (wanted not in RECIPES and Path(wanted).is_file()):
