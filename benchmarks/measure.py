@@ -4,6 +4,7 @@
     python benchmarks/measure.py cifar --data SHARDS [--seeds 3]
     python benchmarks/measure.py photos --data FOLDER [--seeds 3]
     python benchmarks/measure.py memory
+    python benchmarks/measure.py resnet1202
     python benchmarks/measure.py startup [--runs 15]
 
 Leave the machine alone while it measures times. Every figure is of a whole process, such as `residuum train`.
@@ -33,7 +34,7 @@ RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 def main() -> None:
     """Measures what the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("digits", "cifar", "photos", "memory", "startup"))
+    parser.add_argument("what", choices=("digits", "cifar", "photos", "memory", "resnet1202", "startup"))
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -43,6 +44,8 @@ def main() -> None:
         startup(arguments.runs)
     elif arguments.what == "memory":
         memory()
+    elif arguments.what == "resnet1202":
+        peak("resnet1202_step", _RESNET1202)
     else:
         recipe = {"digits": "digits", "cifar": "resnet20_cifar10_fast", "photos": "photos"}[arguments.what]
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
@@ -96,8 +99,13 @@ def startup(runs: int) -> None:
 def memory() -> None:
     """Writes the peak memory of a set of a million files, and resident memory after each of ten epochs."""
     for what, script in (("million_files", _MILLION), ("ten_epochs_files", _FILES), ("ten_epochs_resident", _RESIDENT)):
-        said = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
-        write("memory.csv", what=what, **json.loads(said.splitlines()[-1]))
+        peak(what, script)
+
+
+def peak(what: str, script: str) -> None:
+    """Runs a script in a process of its own and writes the figures that it prints as JSON in its last line."""
+    said = subprocess.run([sys.executable, "-c", script], check=True, stdout=subprocess.PIPE, text=True).stdout
+    write("memory.csv", what=what, **json.loads(said.splitlines()[-1]))
 
 
 _RSS = """
@@ -162,6 +170,24 @@ for label in "ab":
 
 _RESIDENT = (
     _RSS + 'from residuum import recipe\nsource, side, crop = "synthetic:20000x10x32", 32, recipe.PadCrop()\n' + _EPOCHS
+)
+
+
+_RESNET1202 = (
+    _RSS
+    + """
+import torch
+from residuum import recipe
+from residuum.models import create_model
+from residuum.training import optim
+batch = 128
+model = create_model("resnet1202_cifar", checkpoint_activations=True).to(memory_format=torch.channels_last)
+optimizer = optim.build(recipe.Sgd(), model)
+images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+torch.nn.functional.cross_entropy(model(images), torch.arange(batch) % 10).backward()
+optimizer.step()
+print(json.dumps({"entries": batch, "after_mb": round(rss_mb(), 1), "peak_mb": round(peak_mb(), 1)}))
+"""
 )
 
 

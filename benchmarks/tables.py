@@ -72,6 +72,7 @@ def _training() -> Iterator[str]:
 def _memory() -> Iterator[str]:
     words = {
         "million_files": ("a set of 1,000,000 files, peak memory of the process", "peak_mb", "under 500 MB"),
+        "resnet1202_step": ("one update of ResNet-1202, 128 pictures in float32, peak memory", "peak_mb", "24 GB"),
         "ten_epochs_files": ("memory gained in ten epochs over a folder of photos", "growth_over_10_epochs_mb", "flat"),
         "ten_epochs_resident": ("memory gained in ten epochs over a resident set", "growth_over_10_epochs_mb", "flat"),
     }
