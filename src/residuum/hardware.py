@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
-import os
 import platform
 import sys
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import Literal, get_args
 import torch
 
 from residuum.errors import UsageError
+from residuum.threads import cores
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
@@ -76,6 +76,9 @@ def autocast(precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -
     """Returns a function whose context computes matrix products and convolutions in `precision`."""
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
     if precision == "fp32":
+        if device.type == "cuda":  # where torch rounds float32 to 10 bits in convolutions by default
+            torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+            torch.backends.cuda.matmul.fp32_precision = "ieee"
         return contextlib.nullcontext
     return functools.partial(torch.autocast, device.type, dtype)
 
@@ -105,7 +108,7 @@ def describe(device: torch.device) -> dict[str, object]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device_type": device.type,
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "threads": torch.get_num_threads(),
         "bf16_in_hardware": choose_precision("auto", device) == "bf16",
         "python": platform.python_version(),

@@ -78,6 +78,11 @@ CASES: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--data", "torn"], 3, "torn/ants/x.png"),
     ([*TRAIN, "--data", "torn", "--on-bad-image", "skip"], 3, "1 of"),  # more than 5 %
     ([*TRAIN, "--data", ""], 2, "image set"),
+    ([*TRAIN, "--data", "good", "--set", "data=torn"], 2, "'data.source' is given twice"),
+    ([*TRAIN, "--set", "recipe=photos"], 2, "'recipe'"),
+    ([*TRAIN, "--set", "optim.lr=1", "--set", "optim.lr=2"], 2, "'optim.lr' is given twice"),
+    ([*TRAIN, "--data", "x" * 300], 3, "x" * 300),
+    (["predict", "x" * 300, "good/ants/0.png"], 3, "x" * 300),
     ([*TRAIN, "--data", "good", "--set", "data.val_fraction=0.9", "--set", "data.test_fraction=0.9"], 2, "0.9"),
     (["train", "--data", "good", "-c", "nope"], 2, "'nope'"),
     (["train", "--data", "good", "-c", "resnet20_cifar10_2051"], 2, "resnet20_cifar10_2015"),

@@ -12,10 +12,15 @@ from residuum.errors import UsageError
 def changes_of(arguments: argparse.Namespace, keys: Sequence[str]) -> dict[str, object]:
     """Returns what the flags named in `keys` and every `--set KEY=VALUE` change; the recipe checks the values.
 
+    Keys are dotted, aliases resolved.
+
     Raises:
-        UsageError: a `--set` without a key or an equals sign.
+        UsageError: a `--set` without a key or an equals sign, or a key that is given twice with different values.
     """
-    changes: dict[str, object] = {key: value for key in keys if (value := getattr(arguments, key)) is not None}
+    from residuum.recipe import ALIASES
+
+    given = {key: getattr(arguments, key) for key in keys}
+    changes: dict[str, object] = {ALIASES.get(key, key): value for key, value in given.items() if value is not None}
     for change in arguments.changes:
         key, equals, value = change.partition("=")
         if not equals or not key.strip():
@@ -24,7 +29,13 @@ def changes_of(arguments: argparse.Namespace, keys: Sequence[str]) -> dict[str, 
                 expected="Expected KEY=VALUE, without spaces or in quotes.",
                 hint="For example: --set optim.lr=0.05",
             )
-        changes[key.strip()] = value.strip()
+        key, value = ALIASES.get(key.strip(), key.strip()), value.strip()
+        if changes.setdefault(key, value) != value:
+            raise UsageError(
+                f"The recipe key '{key}' is given twice: {changes[key]!r} and {value!r}.",
+                expected="Expected one value.",
+                hint="Leave out one of them.",
+            )
     return changes
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 import residuum
 from residuum.cli import console
-from residuum.errors import ResiduumError, ResourceError, UsageError, did_you_mean
+from residuum.errors import DataError, ResiduumError, ResourceError, UsageError, did_you_mean
 
 COMMANDS = {
     "train": "train a network on a set of pictures",
@@ -148,11 +149,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         return 0
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.errno in _REFUSALS:
+            return _refused(error)
+        if error.filename is None:
             raise
-        return _refused(error)
+        return _unusable(error)
     except SystemExit as done:  # argparse, after --help and --version
         return int(done.code or 0)
+
+
+def _unusable(error: OSError) -> int:
+    """A path that the system does not take, such as one that is too long."""
+    told = DataError(
+        f"Cannot use {os.fsdecode(error.filename)!r}: {error.strerror}.",
+        expected="Expected the path of a file or folder.",
+        hint="Check how it is spelled.",
+    )
+    console.complain(told)
+    return told.exit_code
 
 
 def _parse(words: list[str]) -> argparse.Namespace:

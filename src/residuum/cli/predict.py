@@ -11,6 +11,7 @@ examples:
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -73,7 +74,7 @@ def _predictions(predictor: Predictor, files: Sequence[str], arguments: argparse
     sources: Iterable[str | bytes] = (_standard_input() if file == "-" else file for file in files)
     found = predictor.stream(sources, top=arguments.top, batch_size=arguments.batch_size, workers=arguments.workers)
     for file, prediction in zip(files, found, strict=True):
-        yield type(prediction)(file, prediction.top, prediction.error)
+        yield dataclasses.replace(prediction, file=file)
 
 
 def _files(paths: Sequence[str]) -> list[str]:

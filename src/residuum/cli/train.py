@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             device=arguments.device,
             listener=listener,
-            **changes,
+            changes=changes,
         )
     from residuum.cli.outcome import as_json, in_words
 

@@ -18,6 +18,7 @@ from residuum.data.sets import BytesSet, FileSet, ImageSet
 from residuum.data.similarity import Features
 from residuum.errors import PictureError
 from residuum.imaging import FORMAT_OF_EXTENSION, Facts
+from residuum.threads import cores
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the number of pictures that are done, and of all."""
@@ -74,7 +75,7 @@ def inspect(parts: Sequence[ImageSet], *, workers: int = 0, progress: Progress |
     features = Features(total)
     remarks: dict[str, dict[int, str]] = {}
     done = 0
-    threads = workers or len(os.sched_getaffinity(0))
+    threads = workers or cores()
     with ThreadPoolExecutor(threads, thread_name_prefix="residuum-check") as pool:
         running: deque[Future[list[tuple[int, str, str]]]] = deque()
 

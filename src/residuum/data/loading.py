@@ -10,7 +10,6 @@ Shapes: N pictures of C channels, S x S pixels; S = img_size.
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -28,10 +27,11 @@ from torch import Tensor
 from residuum import imaging, recipe
 from residuum.data.crops import CenterCrop, Crop, crop_of
 from residuum.data.randomness import Draws, permutation
-from residuum.data.sets import BAD_FRACTION, FileSet, ImageSet, ResidentSet, opened
+from residuum.data.sets import FileSet, ImageSet, ResidentSet, opened, refuse_if_many_bad
 from residuum.data.transforms import Normalise, stages_of
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Preprocessing
+from residuum.threads import cores
 
 OnBadImage = Literal["error", "skip"]
 Indices = NDArray[np.int64]
@@ -53,11 +53,15 @@ _PREPARED_BYTES = (
 
 
 class Batch(NamedTuple):
-    """`images` float32 [N, C, S, S], normalised; `labels` int64 [N]; on the device; `indices` int64 [N] in the set."""
+    """`images` float32 [N, C, S, S], normalised, and `labels` int64 [N], on the device; `indices` int64 [N] in the set.
+
+    `number` is the batch's place among those of its epoch, which bad pictures may leave without some.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Indices
+    number: int
 
 
 class TrainLoader:
@@ -83,6 +87,7 @@ class TrainLoader:
         seed: int,
         device: torch.device,
         channels_last: bool,
+        of: int | None = None,
     ) -> None:
         self.skipped: dict[str, str] = {}
         self._size, self._seed, self._device = data.batch_size, seed, device
@@ -91,7 +96,9 @@ class TrainLoader:
         self._stages = stages_of(augment, preprocessing)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = crop_of(augment.crop, preprocessing)
-        self._feed = _feed(images, crop, preprocessing, device, data.workers, data.on_bad_image, self.skipped)
+        self._feed = _feed(
+            images, crop, preprocessing, device, data.workers, data.on_bad_image, self.skipped, of or len(images)
+        )
         if len(self) == 0:
             raise DataError(
                 f"The training set has {self._count} picture{'s' * (self._count != 1)}.",
@@ -110,13 +117,13 @@ class TrainLoader:
         order = permutation(self._count, self._seed, epoch)
         batches = [order[at * self._size : (at + 1) * self._size] for at in range(start, len(self))]
         with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
-            for images, indices in fed:
+            for number, (images, indices) in enumerate(fed, start):
                 if len(indices) < self._fewest:
                     continue
                 draws = Draws(self._seed, epoch, indices)
                 for stage in self._stages:
                     images = stage(images, draws)
-                yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices)
+                yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
 
 
 class EvalLoader:
@@ -137,13 +144,14 @@ class EvalLoader:
         channels_last: bool,
         workers: int = 0,
         on_bad_image: OnBadImage = "error",
+        of: int | None = None,
     ) -> None:
         self.skipped: dict[str, str] = {}
         self._size, self._device = batch_size, device
         self._labels, self._count = images.labels, len(images)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = CenterCrop(preprocessing)
-        self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped)
+        self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped, of or len(images))
 
     def __len__(self) -> int:
         """The number of batches."""
@@ -153,9 +161,9 @@ class EvalLoader:
         order = np.arange(self._count)
         batches = [order[at * self._size : (at + 1) * self._size] for at in range(len(self))]
         with closing(self._feed.batches(batches, seed=0, epoch=0)) as fed:
-            for images, indices in fed:
+            for number, (images, indices) in enumerate(fed):
                 if len(indices):
-                    yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices)
+                    yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
 
 
 class _Feed(Protocol):
@@ -188,10 +196,11 @@ class _DecodingFeed:
         workers: int,
         on_bad_image: OnBadImage,
         skipped: dict[str, str],
+        of: int,
     ) -> None:
         self._images, self._crop, self._shape, self._device = images, crop, shape, device
         self._workers = workers or default_workers(device)
-        self._on_bad_image, self._skipped = on_bad_image, skipped
+        self._on_bad_image, self._skipped, self._of = on_bad_image, skipped, of
 
     def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="residuum-decode")
@@ -230,13 +239,13 @@ class _DecodingFeed:
         errors = [future.result() for future in futures]
         bad = [error for error in errors if error is not None]
         if bad:
-            _take_note(bad, self._on_bad_image, self._skipped, len(self._images))
+            _take_note(bad, self._on_bad_image, self._skipped, self._of)
             good = np.flatnonzero([error is None for error in errors])
             pixels, indices = pixels[torch.from_numpy(good)], indices[good]
         return pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
 
 
-def verify(images: ImageSet, on_bad_image: OnBadImage) -> dict[str, str]:
+def verify(images: ImageSet, on_bad_image: OnBadImage, of: int | None = None) -> dict[str, str]:
     """Returns the reason for each picture of the set, by name, that is known not to be usable, in the set's order.
 
     Every picture of a set of up to 10,000 is decoded, so that a bad one is known before the first update. Of up to
@@ -246,7 +255,7 @@ def verify(images: ImageSet, on_bad_image: OnBadImage) -> dict[str, str]:
 
     Raises:
         PictureError: the first picture that cannot be used, where `on_bad_image` is "error".
-        DataError: more than 5 % of the pictures cannot be used.
+        DataError: more than 5 % of `of` pictures (by default, of the set's) cannot be used.
     """
     skipped: dict[str, str] = {}
     if isinstance(images, ResidentSet):
@@ -256,7 +265,7 @@ def verify(images: ImageSet, on_bad_image: OnBadImage) -> dict[str, str]:
         suspects = _suspects(images)
     for _, found in opened(images, suspects, at_least_px=1):
         if isinstance(found, PictureError):
-            _take_note([found], on_bad_image, skipped, len(images))
+            _take_note([found], on_bad_image, skipped, of or len(images))
     return skipped
 
 
@@ -284,12 +293,7 @@ def _suspects(images: FileSet) -> Indices:
 
 def default_workers(device: torch.device) -> int:
     """Returns how many threads decode by default: one a core for a GPU, half of that where the network needs cores."""
-    return _cores() if device.type == "cuda" else max(1, _cores() // 2)
-
-
-def _cores() -> int:
-    """The cores this process may use, which in a container are fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cores() if device.type == "cuda" else max(1, cores() // 2)
 
 
 def _feed(
@@ -300,12 +304,13 @@ def _feed(
     workers: int,
     on_bad_image: OnBadImage,
     skipped: dict[str, str],
+    of: int,
 ) -> _Feed:
     side, channels = preprocessing.img_size, preprocessing.channels
     bytes_needed = len(images) * side * side * channels
     if isinstance(images, ResidentSet) and isinstance(crop, CenterCrop) and bytes_needed <= _PREPARED_BYTES:
         return _ResidentFeed(_tensor(prepared(images, preprocessing)).to(device))
-    return _DecodingFeed(images, crop, (side, side, channels), device, workers, on_bad_image, skipped)
+    return _DecodingFeed(images, crop, (side, side, channels), device, workers, on_bad_image, skipped, of)
 
 
 def prepared(images: ResidentSet, preprocessing: Preprocessing) -> NDArray[np.uint8]:
@@ -331,14 +336,8 @@ def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:
 
 
 def _take_note(bad: Sequence[PictureError], on_bad_image: OnBadImage, skipped: dict[str, str], count: int) -> None:
-    """Adds bad pictures to `skipped`, or raises."""
+    """Adds bad pictures of `count` to `skipped`, or raises."""
     if on_bad_image == "error":
         raise bad[0]
     skipped.update((error.name, error.reason) for error in bad)
-    if len(skipped) > BAD_FRACTION * count:
-        name, reason = next(iter(skipped.items()))
-        raise DataError(
-            f"{len(skipped)} of the set's {count} pictures cannot be used, more than 5 %; one is {name} ({reason}).",
-            expected="Expected nearly all files to be pictures that decode completely.",
-            hint="'residuum check' lists all such files of a set.",
-        )
+    refuse_if_many_bad(skipped, count)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,17 @@ class Parts:
     val: ImageSet | None
     test: ImageSet | None
     record: dict[str, object]
+
+    @property
+    def total(self) -> int:
+        """The pictures of all parts."""
+        return sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
+
+
+def same_pictures(record: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str]) -> bool:
+    """Whether two records of a set are of the same pictures in each of the parts `names`, as far as they say."""
+    ours, theirs = record.get("names", {}), other.get("names", {})
+    return not theirs or all(ours.get(name) == theirs.get(name) for name in names)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ Shapes: N pictures, H rows, W columns, C channels (1 for grey, 3 for RGB).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -21,6 +20,7 @@ from residuum import imaging
 from residuum.data.paths import Paths, displayed
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Mode
+from residuum.threads import cores
 
 BAD_FRACTION = 0.05
 """More bad pictures than this share of a set stop everything: then it is the set that is wrong, not the pictures."""
@@ -191,8 +191,7 @@ def opened(
         return found
 
     parts = [indices[start : start + _CHUNK] for start in range(0, len(indices), _CHUNK)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = max(1, min(len(parts), cores))
+    workers = max(1, min(len(parts), cores()))
     with ThreadPoolExecutor(workers) as pool:
         # A few chunks ahead and no more: a set may be larger than memory.
         for start in range(0, len(parts), 4 * workers):
@@ -246,12 +245,13 @@ def resident_exact(
     *,
     skipped: dict[str, str] | None = None,
     square: imaging.Preprocessing | None = None,
+    of: int | None = None,
 ) -> ResidentSet | None:
     """Returns the set with every picture decoded once, or None where one of them does not have `size` (width, height).
 
     Raises:
         PictureError: a picture is bad, and `skipped` is None.
-        DataError: more than 5 % are bad.
+        DataError: more than 5 % of `of` pictures (by default, of the set's) are bad.
     """
     width, height = size
     pixels = np.empty((len(images), height, width, 3 if images.mode == "RGB" else 1), dtype=np.uint8)
@@ -269,7 +269,7 @@ def resident_exact(
             return None
         else:
             pixels[index] = np.asarray(found).reshape(pixels.shape[1:])
-    refuse_if_many_bad(bad, len(images))
+    refuse_if_many_bad((skipped or {}) | bad, of or len(images))
     if skipped is not None:
         skipped.update(bad)
     whole = ResidentSet(pixels, images.labels, images.classes, images.mode, *_origin(images))

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -65,13 +66,15 @@ def open_parts(data: recipe.Data) -> Parts:
     _check(found, data.source)
     parts, split = _divide(found, data)
     skipped: dict[str, str] = {}
-    loaded = {name: _load(part, data, skipped) for name, part in parts.items()}
+    total = sum(map(len, parts.values()))
+    loaded = {name: _load(part, data, skipped, total) for name, part in parts.items()}
     record: dict[str, object] = {
         "source": data.source,
         "kind": found.kind,
         "classes": list(loaded["train"].classes),
         "counts": {name: _counts(part) for name, part in loaded.items()},
         "split": split,
+        "names": {name: _digest(part, data.source) for name, part in loaded.items()},
         "resident": {name: isinstance(part, ResidentSet) for name, part in loaded.items()},
         "skipped": skipped,
         "warnings": found.warnings + _split_warnings(loaded, data),
@@ -207,7 +210,7 @@ def _divide(found: Found, data: recipe.Data) -> tuple[dict[PartName, ImageSet], 
     return ordered, how
 
 
-def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str]) -> ImageSet:
+def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: int) -> ImageSet:
     """Returns the set resident where it is one of small pictures of one size, else as it is."""
     if isinstance(images, ResidentSet):
         return images
@@ -216,8 +219,18 @@ def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str]) -> Image
         return images
     if size[0] * size[1] * (3 if images.mode == "RGB" else 1) * len(images) > RESIDENT_BYTES:
         return images
-    loaded = resident_exact(images, size, skipped=skipped if data.on_bad_image == "skip" else None)
+    loaded = resident_exact(images, size, skipped=skipped if data.on_bad_image == "skip" else None, of=total)
     return images if loaded is None else loaded
+
+
+def _digest(images: ImageSet, source: str) -> str:
+    """Identifies which pictures a part holds, in which order, wherever the set lies."""
+    path = Path(source).expanduser()
+    root = str(path if path.is_dir() else path.parent)
+    digest = hashlib.sha256()
+    for index in range(len(images)):
+        digest.update(images.name(index).removeprefix(root).encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
 
 
 def _split_warnings(parts: dict[PartName, ImageSet], data: recipe.Data) -> list[str]:

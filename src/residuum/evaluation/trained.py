@@ -9,7 +9,7 @@ from typing import get_args
 
 from residuum import hardware, recipe
 from residuum.data.loading import Batch, EvalLoader, OnBadImage
-from residuum.data.parts import PART_NAMES
+from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
 from residuum.errors import DataError, UsageError, WeightsError
@@ -92,7 +92,7 @@ def evaluate_in_full(
         )
     place = hardware.choose_device(device)
     trained = saved.load(Path(bundle), place)
-    images, what = _pictures(trained, data, split)
+    images, what, left_out = _pictures(trained, data, split, on_bad_image)
     loader = EvalLoader(
         images,
         trained.preprocessing,
@@ -104,22 +104,25 @@ def evaluate_in_full(
     )
     autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
     scores, predictions = score(trained.model, watch(loader, len(images)), trained.classes, autocast)
-    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, loader.skipped)
+    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, left_out | loader.skipped)
 
 
-def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> tuple[ImageSet, str]:
-    """Returns the pictures to score, and what they are in words."""
+def _pictures(
+    trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage
+) -> tuple[ImageSet, str, dict[str, str]]:
+    """Returns the pictures to score, what they are in words, and what was left out with the reason."""
     own = trained.card.get("data", {}).get("source", "")
     if data is not None and not _same(data, own):
         images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
-        return images, data if split is None else f"{data}, part {split}"
+        return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
         raise WeightsError(
             "The bundle does not say which set it was trained on.",
             expected="Expected a bundle that 'residuum train' wrote.",
             hint="Name the set: residuum evaluate BUNDLE --data DATA",
         )
-    parts = open_parts(recipe.override(recipe.from_dict(trained.card["recipe"]), {"data.source": data or own}).data)
+    changes = {"data.source": data or own, "data.on_bad_image": on_bad_image}
+    parts = open_parts(recipe.override(recipe.from_dict(trained.card["recipe"]), changes).data)
     by_name = {"test": parts.test, "val": parts.val, "train": parts.train}
     present = {name: part for name, part in by_name.items() if part is not None}
     name = next(iter(present)) if split is None else PART_NAMES.get(split.lower(), split)
@@ -136,7 +139,14 @@ def _pictures(trained: saved.Saved, data: str | None, split: str | None) -> tupl
             expected=f"Expected {', '.join(trained.classes[:10])}.",
             hint="Name the set to evaluate on: residuum evaluate BUNDLE --data DATA",
         )
-    return images, f"{own}, part {name} as in training"
+    if not same_pictures(parts.record, trained.card["data"], (name,)):
+        raise DataError(
+            f"The set {own!r} has other pictures now than in training, so that its part '{name}' is another one.",
+            expected="Expected the same files: otherwise pictures that were trained on may be among those held out.",
+            hint="Name pictures that are new to the model: residuum evaluate BUNDLE --data DATA",
+        )
+    left_out = parts.record.get("skipped")
+    return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
 
 
 def _same(data: str, own: str) -> bool:

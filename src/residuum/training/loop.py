@@ -8,17 +8,15 @@ Shapes: N pictures in a batch, C channels, H and W pixels, K classes.
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from residuum.errors import DivergedError
 from residuum.evaluation.evaluate import evaluate
 from residuum.training import optim
-from residuum.training.run import Run
+from residuum.training.run import Run, require_finite
 
 
 def fit(run: Run) -> None:
@@ -39,11 +37,12 @@ def train_epoch(run: Run) -> None:
     began = started = time.perf_counter()
     images_in_epoch = images_seen = 0
     for batch in run.train_loader.epoch(run.epoch, start=run.step - run.epoch * steps):
+        run.step = run.epoch * steps + batch.number
         lr = run.schedule((run.step + 0.5) / steps, run.val_errors)  # in epochs, at the middle of the step
         optim.set_lr(run.optimizer, lr)
         loss, grad_norm = train_step(run, batch.images, batch.labels)
         run.step += 1
-        run.epoch_loss += loss.double()
+        run.epoch_loss += loss
         run.epoch_steps += 1
         images_in_epoch += len(batch.labels)
         images_seen += len(batch.labels)
@@ -51,7 +50,7 @@ def train_epoch(run: Run) -> None:
             report(run, loss, grad_norm, lr, images_seen / (time.perf_counter() - started))
             started, images_seen = time.perf_counter(), 0
         run.stop_if_asked()
-    run.step = (run.epoch + 1) * steps  # counts batches that bad pictures left empty
+    run.step = (run.epoch + 1) * steps  # also where bad pictures left no last batch
     require_finite(run, float(run.epoch_loss))
     run.images_per_s = images_in_epoch / (time.perf_counter() - began)
 
@@ -92,15 +91,3 @@ def report(run: Run, loss: Tensor, grad_norm: Tensor, lr: float, images_per_s: f
         grad_norm=float(grad_norm),
         images_per_s=images_per_s,
     )
-
-
-def require_finite(run: Run, loss: float) -> None:
-    """Raises DivergedError where the loss is not finite any more."""
-    if not math.isfinite(loss):
-        last = run.folder / "last"
-        raise DivergedError(
-            f"The training loss became {loss} by step {run.step} (epoch {run.epoch}).",
-            expected="Expected a finite loss.",
-            hint="Lower the learning rate (--lr)"
-            + (f"; the checkpoint before it is in {last}." if last.exists() else "."),
-        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,6 +40,7 @@ class Records:
             log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line(record)}\n")
         if record["kind"] not in ("step", "epoch"):
             return
+        record = {key: None if _is_infinite(value) else value for key, value in record.items()}  # JSON has none
         self.history.append(record)
         with self.jsonl.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
@@ -53,7 +55,9 @@ class Records:
             return
         lines = self.jsonl.read_text(encoding="utf-8").splitlines()
         self.history = [record for text in lines if (record := _parse(text)) and int(str(record["step"])) <= step]
-        self.jsonl.write_text("".join(json.dumps(record) + "\n" for record in self.history), encoding="utf-8")
+        aside = self.jsonl.with_suffix(".rewound")
+        aside.write_text("".join(json.dumps(record) + "\n" for record in self.history), encoding="utf-8")
+        aside.replace(self.jsonl)
 
     def epochs(self) -> list[Record]:
         """The records of whole epochs."""
@@ -73,6 +77,10 @@ def line(record: Mapping[str, object]) -> str:
         return str(record["text"])
     parts = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in record.items()]
     return "  ".join(part for part in parts if not part.startswith("kind "))
+
+
+def _is_infinite(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)
 
 
 def _parse(text: str) -> Record | None:

@@ -17,7 +17,7 @@ from residuum.data.loading import EvalLoader, TrainLoader, verify
 from residuum.data.mixing import Mixing, mixing_of
 from residuum.data.sets import ImageSet
 from residuum.data.sources import Parts, open_parts, statistics
-from residuum.errors import RecipeError
+from residuum.errors import DivergedError, RecipeError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.models import create_model
 from residuum.models.layers import Network
@@ -137,6 +137,7 @@ class Run:
     def stop_if_asked(self) -> None:
         """Saves and raises Stopped or Interrupted where a signal has asked for it."""
         if self.stop.signal is not None:
+            require_finite(self, float(self.epoch_loss))  # what has diverged must not take the good checkpoint's place
             now = time.perf_counter()
             self.seconds, self._since = self.seconds + now - self._since, now
             checkpoint.save(self, {}, best=False)
@@ -155,12 +156,15 @@ class Run:
             "best_epoch": self.best_epoch,
             "average_updates": getattr(self.averaged, "updates", 0),
             "scaler": self.scaler.state_dict(),
+            "skipped": self.skipped | self.train_loader.skipped,
         }
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         """The inverse of `numbers`."""
         self.epoch, self.step = numbers["epoch"], numbers["step"]
-        self.epoch_loss = torch.tensor(numbers["epoch_loss"], dtype=torch.float64, device=self.epoch_loss.device)
+        self.epoch_loss = torch.tensor(
+            numbers["epoch_loss"], dtype=self.epoch_loss.dtype, device=self.epoch_loss.device
+        )
         self.epoch_steps, self.seconds = numbers["epoch_steps"], numbers["seconds"]
         self.val_errors, self.best_epoch = numbers["val_errors"], numbers["best_epoch"]
         first, second = (-math.inf if value is None else value for value in numbers["best"])
@@ -168,6 +172,19 @@ class Run:
         if isinstance(self.averaged, averaging.MovingAverage):
             self.averaged.updates = numbers["average_updates"]
         self.scaler.load_state_dict(numbers["scaler"])
+        self.skipped |= numbers["skipped"]
+
+
+def require_finite(run: Run, loss: float) -> None:
+    """Raises DivergedError where the loss is not finite any more."""
+    if not math.isfinite(loss):
+        last = run.folder / "last"
+        raise DivergedError(
+            f"The training loss became {loss} by step {run.step} (epoch {run.epoch}).",
+            expected="Expected a finite loss.",
+            hint="Lower the learning rate (--lr)"
+            + (f"; the checkpoint before it is in {last}." if last.exists() else "."),
+        )
 
 
 def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: Listener | None = None) -> Run:
@@ -201,6 +218,7 @@ def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: L
         seed=wanted.seed,
         device=device,
         channels_last=wanted.channels_last,
+        of=parts.total,
     )
     records = Records(folder, listener)
     return Run(
@@ -213,7 +231,7 @@ def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: L
         autocast=autocast,
         eval_autocast=hardware.autocast("fp32", device),
         train_loader=train_loader,
-        val_loader=eval_loader(parts.val, wanted, preprocessing, device) if parts.val else None,
+        val_loader=eval_loader(parts.val, wanted, preprocessing, device, parts.total) if parts.val else None,
         schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
         criterion=losses.build(wanted.loss, wanted.label_smoothing),
         resize=resolution.build(wanted.augment, wanted.data.img_size),
@@ -226,14 +244,14 @@ def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: L
         averaged=averaging.build(model, wanted.average_decay),
         optimizer=optim.build(wanted.optim, model),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
-        epoch_loss=torch.zeros((), dtype=torch.float64, device=device),
+        epoch_loss=torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device),
     )
 
 
 def eval_loader(
-    images: ImageSet, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing, device: torch.device
+    images: ImageSet, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing, device: torch.device, of: int
 ) -> EvalLoader:
-    """Returns the batches of a part of the set for evaluation, as the recipe wants them."""
+    """Returns the batches of a part of a set of `of` pictures for evaluation, as the recipe wants them."""
     return EvalLoader(
         images,
         preprocessing,
@@ -242,14 +260,16 @@ def eval_loader(
         channels_last=wanted.channels_last,
         workers=wanted.data.workers,
         on_bad_image=wanted.data.on_bad_image,
+        of=of,
     )
 
 
 def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
-    skipped: dict[str, str] = {}
+    known = parts.record.get("skipped")
+    skipped: dict[str, str] = dict(known) if isinstance(known, dict) else {}
     for part in (parts.train, parts.val, parts.test):
         if part is not None:
-            skipped |= verify(part, wanted.data.on_bad_image)
+            skipped |= verify(part, wanted.data.on_bad_image, parts.total)
     return skipped
 
 

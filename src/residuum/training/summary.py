@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from residuum import hardware, recipe
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
@@ -79,10 +80,18 @@ def _as_the_network_sees_them(run: Run) -> list[Picture]:
     batches = run.train_loader.epoch(0)
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
-    count = min(PICTURES, len(batch.labels))
-    mean, std = run.preprocessing.mean, run.preprocessing.std
-    pixels = as_pixels(batch.images[:count].float().cpu().numpy(), mean, std)
-    return [Picture(image, run.classes[int(label)]) for image, label in zip(pixels, batch.labels[:count], strict=True)]
+    images, targets = run.mix(run.resize(batch.images, 0.0), batch.labels, 0)
+    count = min(PICTURES, len(targets))
+    pixels = as_pixels(images[:count].float().cpu().numpy(), run.preprocessing.mean, run.preprocessing.std)
+    return [Picture(image, _title(run, target)) for image, target in zip(pixels, targets[:count], strict=True)]
+
+
+def _title(run: Run, target: Tensor) -> str:
+    """Returns the class of a label, or those of a mixture with their parts."""
+    if target.ndim == 0:
+        return run.classes[int(target)]
+    parts = sorted(enumerate(target.tolist()), key=lambda part: -part[1])[:2]
+    return " + ".join(f"{100 * share:.0f} % {run.classes[place]}" for place, share in parts if share > 0)
 
 
 def _worst(run: Run, result: Result) -> list[Mistake]:

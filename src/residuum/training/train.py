@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from residuum import hardware, recipe
+from residuum.data.parts import ORDER, same_pictures
 from residuum.data.sets import FileSet, ImageSet
-from residuum.errors import ResourceError, UsageError
+from residuum.errors import DataError, ResourceError, UsageError
 from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
 from residuum.models import MODELS, saved
@@ -44,13 +45,14 @@ def train(
     resume: str | Path | None = None,
     device: str = "auto",
     listener: Listener | None = None,
-    **changes: object,
+    changes: Mapping[str, object] | None = None,
+    **more: object,
 ) -> Run:
     """Trains a network and leaves a run folder with the model, its scores and a report; returns the finished run.
 
-    `recipe` is a name, a TOML file or a Recipe; without one it follows from `data`. `changes` are recipe keys with
-    their values (`epochs=3`, `**{"optim.lr": 0.1}`). `out` is the run folder, which must be new (default
-    `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, and excludes the rest.
+    `recipe` is a name, a TOML file or a Recipe; without one it follows from `data`. Recipe keys are changed by name
+    (`epochs=3`, `lr=0.1`) or in the mapping `changes` (`{"optim.momentum": 0.8}`). `out` is the run folder, which must
+    be new (default `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, and excludes the rest.
 
     Raises:
         UsageError: a name, key or value that does not exist, or a run folder that does.
@@ -60,6 +62,7 @@ def train(
         Stopped, Interrupted: a signal asked for it; everything is saved.
     """
     created: list[Path] = []
+    changes = {**(changes or {}), **more}
     if resume is not None:
         if recipe is not None or data is not None or out is not None or changes:
             raise UsageError(
@@ -126,7 +129,7 @@ def finish(run: Run) -> None:
         for name, images in (("test", run.parts.test), ("val", run.parts.val), ("train", run.parts.train))
         if images is not None
     )
-    loader = eval_loader(images, run.recipe, run.preprocessing, run.device)
+    loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total)
     scores, predictions = evaluate(trained.model, loader, run.classes, run.eval_autocast)
     run.skipped |= run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {})
     run.result = Result(part, scores, predictions, images)
@@ -181,6 +184,12 @@ def _reopen(folder: Path, device: str, listener: Listener | None) -> Run:
             hint="Start a new one: residuum train",
         )
     run = build(recipe.read(folder / "recipe.toml"), folder, hardware.choose_device(device), listener)
+    if not same_pictures(run.parts.record, json.loads((folder / "data.json").read_text(encoding="utf-8")), ORDER):
+        raise DataError(
+            f"The set {run.recipe.data.source!r} has other pictures now than when the run {folder} was started.",
+            expected="Expected the same files: otherwise held-out pictures would be trained on.",
+            hint="Start a new run: residuum train",
+        )
     checkpoint.restore(run)
     run.records.rewind(run.step)
     run.records.note(f"Resumed at epoch {run.epoch}, step {run.step}.")
@@ -259,11 +268,13 @@ def _write_json(path: Path, content: Mapping[str, object]) -> None:
 
 def _sample(run: Run, images: ImageSet) -> Path:
     """Returns something to type after `residuum predict BUNDLE`: a held-out file, or a folder of held-out pictures."""
+    assert run.result is not None
+    usable = run.result.predictions.indices[:SAMPLES].tolist()
     if isinstance(images, FileSet):
-        return Path(images.name(0))
+        return Path(images.name(usable[0]))
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
-    for place in range(min(SAMPLES, len(images))):
+    for place in usable:
         label = re.sub(r"[^A-Za-z0-9._-]+", "_", run.classes[int(images.labels[place])])
         images.open(place).save(folder / f"{place}-{label}.png")
     return folder
