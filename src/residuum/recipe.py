@@ -427,7 +427,7 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
 
     A string is read as a TOML value where the key's type is not a string, so that `--set epochs=3` works. Setting a
     variant's `name` (`optim.name=adamw`) starts from that variant's defaults, whatever the order of the changes. A new
-    `data.img_size` takes `data.resize_px` along in proportion, unless that is given too.
+    `data.img_size` takes `data.resize_px` and `augment.start_px` along in proportion, unless they are given too.
 
     Raises:
         RecipeError: an unknown key, one key given twice with different values, a wrong type or a value out of range.
@@ -454,8 +454,12 @@ def override(recipe: Recipe, changes: Mapping[str, object]) -> Recipe:
             )
         table[last] = value
     changed = from_dict(values)
-    if "data.img_size" in changes and "data.resize_px" not in changes:
-        values["data"]["resize_px"] = round(recipe.data.resize_px * changed.data.img_size / recipe.data.img_size)
+    if "data.img_size" in changes:
+        scale = changed.data.img_size / recipe.data.img_size
+        if "data.resize_px" not in changes:
+            values["data"]["resize_px"] = round(recipe.data.resize_px * scale)
+        if "augment.start_px" not in changes:
+            values["augment"]["start_px"] = round(recipe.augment.start_px * scale)
         changed = from_dict(values)
     return changed
 

@@ -343,10 +343,10 @@ def test_memory_is_flat_over_epochs(photos: FileSet) -> None:
 
 
 def test_workers_are_chosen_by_who_else_needs_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "_cores", lambda: 8)
+    monkeypatch.setattr(loading, "cores", lambda: 8)
     assert loading.default_workers(torch.device("cuda")) == 8
     assert loading.default_workers(CPU) == 4
-    monkeypatch.setattr(loading, "_cores", lambda: 1)
+    monkeypatch.setattr(loading, "cores", lambda: 1)
     assert loading.default_workers(CPU) == 1
 
 
