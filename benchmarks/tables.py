@@ -52,7 +52,10 @@ def read(name: str) -> list[Row]:
 _GOALS = {
     "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
     "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
-    "photos": ("about 70 % is what scratch gives", "accuracy on the validation ants and bees (which also chose the epoch), `photos`, from scratch"),
+    "photos": (
+        "about 70 % is what scratch gives",
+        "accuracy on the validation ants and bees (which also chose the epoch), `photos`, from scratch",
+    ),
 }
 
 
@@ -65,7 +68,8 @@ def _training() -> Iterator[str]:
         top1 = [float(row["top1"]) for row in runs]
         seconds = statistics.median(float(row["train_seconds"]) for row in runs)
         took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
-        measured = f"{statistics.median(top1):.2f} % ({min(top1):.2f} to {max(top1):.2f}, {len(runs)} seed{"s" * (len(runs) > 1)}), {took}"
+        seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
+        measured = f"{statistics.median(top1):.2f} % ({min(top1):.2f} to {max(top1):.2f}, {seeds}), {took}"
         yield f"| {what} | {measured} | {goal} | {_where(runs[-1])} |"
 
 
