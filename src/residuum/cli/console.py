@@ -47,14 +47,15 @@ def note(text: str) -> None:
         _silence(sys.stderr)
 
 
-def complain(error: ResiduumError, *, in_full: bool = False) -> None:
-    """Prints an error on stderr: what happened, what was expected, what to do next; `in_full`, where it came from."""
+def complain(error: ResiduumError, *, in_full: bool = False) -> int:
+    """Prints an error on stderr in its three parts, `in_full` also where it came from; returns its exit code."""
     if in_full:
         note("".join(traceback.format_exception(error)).rstrip())
     note(error.what if isinstance(error, Stopped) else f"Error: {error.what}")
     for part in (error.expected, error.hint):
         if part:
             note(f"  {part}")
+    return error.exit_code
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:

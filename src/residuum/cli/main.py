@@ -135,8 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         in_full = getattr(arguments, "verbose", False)
         return int(arguments.run(arguments))
     except ResiduumError as error:
-        console.complain(error, in_full=in_full)
-        return error.exit_code
+        return console.complain(error, in_full=in_full)
     except MemoryError as error:
         return _out_of_memory(str(error))
     except RuntimeError as error:
@@ -165,8 +164,7 @@ def _unusable(error: OSError) -> int:
         expected="Expected the path of a file or folder.",
         hint="Check how it is spelled.",
     )
-    console.complain(told)
-    return told.exit_code
+    return console.complain(told)
 
 
 def _parse(words: list[str]) -> argparse.Namespace:
@@ -194,8 +192,7 @@ def _out_of_memory(said: str) -> int:
         expected="Expected the batch, the network and the pictures to fit.",
         hint="Use a smaller --batch-size or --img-size, or, in training, split each batch: --set accumulate=4",
     )
-    console.complain(error)
-    return error.exit_code
+    return console.complain(error)
 
 
 def _refused(refusal: OSError) -> int:
@@ -204,5 +201,4 @@ def _refused(refusal: OSError) -> int:
         expected="Expected a place that can be read and written, with space left.",
         hint="Free some space, change the permissions, or use another place.",
     )
-    console.complain(error)
-    return error.exit_code
+    return console.complain(error)

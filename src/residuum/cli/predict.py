@@ -143,8 +143,7 @@ def _complain(bad: Sequence[Prediction], total: int) -> int:
         expected="Expected JPEG, PNG, WebP, GIF, BMP or TIFF files that decode completely.",
         hint="The answer says why for each of them; all the others are predicted.",
     )
-    console.complain(error)
-    return error.exit_code
+    return console.complain(error)
 
 
 def _columns(top: int) -> list[str]:
