@@ -67,7 +67,7 @@ def test_what_is_written_is_read(folder: Path) -> None:
         assert read[name].dtype == expected.dtype
         assert read[name].shape == expected.shape
         assert read[name].flags.writeable
-    assert bundle.read_extra(folder) == {"train_state.json": b'{"step": 3}'}
+    assert bundle.read_all(folder)[2] == {"train_state.json": b'{"step": 3}'}
     assert sorted(path.name for path in folder.parent.iterdir()) == ["best"]
 
 
@@ -187,7 +187,7 @@ def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
 def test_an_older_bundle_is_replaced_whole(folder: Path) -> None:
     bundle.write(folder, tensors(2.0), CARD)
     assert value_of(folder) == 2.0
-    assert bundle.read_extra(folder) == {}
+    assert bundle.read_all(folder)[2] == {}
     assert [path.name for path in folder.parent.iterdir()] == ["best"]
 
 

@@ -35,8 +35,10 @@ def test_auto_prefers_cuda_then_apple(monkeypatch: pytest.MonkeyPatch, gpus: int
 
 def test_a_device_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, gpus=2)
-    for name in ("cpu", "cpu:0", "cuda", "cuda:0", "cuda:1"):
+    for name in ("cpu", "cpu:0", "cuda:0", "cuda:1"):
         assert hardware.choose_device(name) == torch.device(name)
+    for name in ("cuda", "auto"):  # processes on one machine take one each
+        assert [hardware.choose_device(name, place) for place in (0, 1)] == [torch.device("cuda", k) for k in (0, 1)]
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:1", "mps", "cpu:1", "meta", "gpu", "", "cuda:-1", "CPU", "xpu"])

@@ -8,8 +8,11 @@ How a bundle `best` is written, so that at every moment one complete bundle can 
 
 A writer killed in step 1 leaves `best` as it was. One killed in the middle of step 2 leaves `.best.older`, which `read`
 then takes in the place of the missing `best`, with a word in the log. The next `write` puts it back and deletes what
-killed writers left. A bundle has one writer at a time and any number of readers; the folder belongs to the bundle, and
-what else lies in it goes when it is replaced.
+killed writers left. With `keep_older` the older bundle stays in `.best.older`, complete, until the next one replaces
+it, so that damage to `best` on the disk costs one version: `fall_back` puts the older one in its place.
+
+A bundle has one writer at a time and any number of readers; the folder belongs to the bundle, and what else lies in it
+goes when it is replaced.
 
 `sha256sum -c SHA256SUMS` checks a bundle without residuum. Equal contents give equal bytes. Nothing in it can execute.
 """
@@ -52,10 +55,13 @@ def write(
     tensors: Mapping[str, NDArray[Any]],
     card: Mapping[str, object],
     extra: Mapping[str, bytes] | None = None,
+    *,
+    keep_older: bool = False,
 ) -> None:
     """Writes a bundle, or replaces the one that `folder` holds; on failure the older one stays.
 
-    `card` is what `model.json` holds beside `format`; `extra` are further files by plain name.
+    `card` is what `model.json` holds beside `format`; `extra` are further files by plain name. With `keep_older` the
+    bundle that was replaced is kept aside, for `fall_back`.
 
     Raises:
         ResourceError: the folder cannot be written, or the disk is full.
@@ -67,12 +73,12 @@ def write(
     aside = folder.parent / f"{_prefix(folder)}writing-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        _recover(folder)
+        _recover(folder, keep_older)
         _refuse_to_replace(folder)
         try:
             _write_files(aside, files)
             _verified(aside, keep=())
-            _put_in_place(aside, folder)
+            _put_in_place(aside, folder, keep_older)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except (OSError, WeightsError) as error:
@@ -90,24 +96,39 @@ def read(folder: Path) -> tuple[Tensors, Card]:
     Raises:
         WeightsError: there is no bundle, or it is incomplete, changed, malformed or of an unknown format.
     """
-    files = _read_steadily(folder, keep=(WEIGHTS, CARD))
-    card = _decode_card(files[CARD], folder)
+    return _decoded(_read_steadily(folder, keep=(WEIGHTS, CARD)), folder)
+
+
+def read_all(folder: Path) -> tuple[Tensors, Card, dict[str, bytes]]:
+    """Returns what `read` returns and the further files by name; raises what `read` raises."""
+    files = _read_steadily(folder, keep=None)
+    tensors, card = _decoded(files, folder)
+    return tensors, card, {name: content for name, content in files.items() if name not in (WEIGHTS, CARD)}
+
+
+def fall_back(folder: Path) -> Path | None:
+    """Puts the bundle that `keep_older` kept in the place of a damaged one, which is moved aside and kept.
+
+    Returns where the damaged one is now, or None where there is no older bundle whose files are all what they were.
+    """
+    older, damaged = _older(folder), folder.parent / f"{folder.name}.damaged"
+    if not _committed(older):
+        return None
     try:
-        tensors = safetensors.numpy.load(files[WEIGHTS])
-    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise _unusable(folder, f"{WEIGHTS} is not a safetensors file that numpy can hold ({error})") from error
-    return tensors, card
+        _verified(older, keep=(), shown=folder)
+    except WeightsError:
+        return None
+    shutil.rmtree(damaged, ignore_errors=True)
+    if os.path.lexists(folder):
+        folder.rename(damaged)
+    older.rename(folder)
+    _flush_folder(folder.parent)
+    return damaged
 
 
 def is_there(folder: Path) -> bool:
     """Whether there is a bundle to read, be it one that a killed writer moved aside; its content is not checked."""
     return _committed(folder) or _committed(_older(folder))
-
-
-def read_extra(folder: Path) -> dict[str, bytes]:
-    """Returns the further files of a bundle by name; raises what `read` raises."""
-    files = _read_steadily(folder, keep=None)
-    return {name: content for name, content in files.items() if name not in (WEIGHTS, CARD)}
 
 
 def _encode(
@@ -149,12 +170,13 @@ def _committed(folder: Path) -> bool:
     return (folder / SUMS).is_file()
 
 
-def _recover(folder: Path) -> None:
+def _recover(folder: Path, keep_older: bool) -> None:
     """Puts a bundle that was moved aside back, where none took its place, and deletes what killed writers left."""
     older = _older(folder)
     if _committed(older) and not _committed(folder):
         older.rename(folder)  # succeeds where nothing or an empty folder is in the way, and else changes nothing
-    shutil.rmtree(older, ignore_errors=True)
+    if not keep_older:
+        shutil.rmtree(older, ignore_errors=True)
     for sibling in folder.parent.iterdir():
         if sibling.name.startswith(f"{_prefix(folder)}writing-"):
             shutil.rmtree(sibling, ignore_errors=True)
@@ -184,10 +206,11 @@ def _write_files(aside: Path, files: Mapping[str, bytes]) -> None:
     _flush_folder(aside)
 
 
-def _put_in_place(aside: Path, folder: Path) -> None:
+def _put_in_place(aside: Path, folder: Path, keep_older: bool) -> None:
     older = _older(folder)
     replaces = folder.is_dir()
     if replaces:
+        shutil.rmtree(older, ignore_errors=True)
         folder.rename(older)
     try:
         aside.rename(folder)
@@ -196,7 +219,8 @@ def _put_in_place(aside: Path, folder: Path) -> None:
             older.rename(folder)
         raise
     _flush_folder(folder.parent)
-    shutil.rmtree(older, ignore_errors=True)
+    if not keep_older:
+        shutil.rmtree(older, ignore_errors=True)
 
 
 def _flush_folder(folder: Path) -> None:
@@ -298,6 +322,15 @@ def _read_sums(folder: Path, shown: Path) -> dict[str, str]:
     if rest or WEIGHTS not in sums or CARD not in sums:
         raise _unusable(shown, f"{SUMS} is cut short: it lists {', '.join(sums) or 'nothing'}")
     return sums
+
+
+def _decoded(files: Mapping[str, bytes], folder: Path) -> tuple[Tensors, Card]:
+    card = _decode_card(files[CARD], folder)
+    try:
+        tensors = safetensors.numpy.load(files[WEIGHTS])
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise _unusable(folder, f"{WEIGHTS} is not a safetensors file that numpy can hold ({error})") from error
+    return tensors, card
 
 
 def _decode_card(content: bytes, folder: Path) -> Card:

@@ -69,6 +69,14 @@ class ResourceError(ResiduumError):
     exit_code = 5
 
 
+class PeerError(ResourceError):
+    """Another process of this run has failed, or is gone; the exit code is that of its error, where it left word."""
+
+    def __init__(self, what: str, *, expected: str = "", hint: str = "", exit_code: int = 5) -> None:
+        super().__init__(what, expected=expected, hint=hint)
+        self.exit_code = exit_code
+
+
 class DivergedError(ResiduumError):
     """The loss is not finite any more."""
 

@@ -24,15 +24,16 @@ Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Autocast = Callable[[], contextlib.AbstractContextManager[object]]
 
 
-def choose_device(name: str = "auto") -> torch.device:
-    """Returns the device called `name`; "auto" is the first CUDA device, else Apple's, else the CPU.
+def choose_device(name: str = "auto", place: int = 0) -> torch.device:
+    """Returns the device called `name`; "auto" is a CUDA device, else Apple's, else the CPU. Of several CUDA devices
+    it is number `place`, where the name has no number: processes on one machine take one each.
 
     Raises:
         UsageError: no such device, or not on this machine.
     """
+    if name in ("auto", "cuda") and torch.cuda.is_available():
+        name = f"cuda:{place}"
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", 0)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
     try:

@@ -257,9 +257,11 @@ class Recipe:
     """Everything that decides what a training run does.
 
     `average_decay` is the decay per step of the moving average of the weights, which is then what is evaluated and kept
-    (0: off). `accumulate` splits each batch into so many parts, whose gradients add up to the batch's. `bce` trains
-    every class as a yes-or-no question (arXiv:2110.00476). `precision` "auto" is bf16 where the hardware computes in
-    it, float32 elsewhere.
+    (0: off). `accumulate` splits each batch into so many parts, whose gradients add up to the batch's (0: as few as
+    memory needs). With `sync_batch_norm` several processes normalise by the statistics of the batch of all of them.
+    A checkpoint is left after each epoch and, within one, every `save_every_steps` (0: off) and every
+    `save_every_minutes` (0: off). `bce` trains every class as a yes-or-no question (arXiv:2110.00476). `precision`
+    "auto" is bf16 where the hardware computes in it, float32 elsewhere.
     """
 
     name: str = "custom"
@@ -274,6 +276,9 @@ class Recipe:
     compile: bool = False
     log_every_steps: int = 20
     eval_every_epochs: int = 1
+    save_every_steps: int = 0
+    save_every_minutes: float = 10.0
+    sync_batch_norm: bool = False
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     augment: Augment = field(default_factory=Augment)
@@ -304,7 +309,9 @@ ALIASES: Mapping[str, str] = {
 _LIMITS: Mapping[str, tuple[float, float]] = {
     "epochs": (1, math.inf),
     "seed": (0, 2**63 - 1),
-    "accumulate": (1, math.inf),
+    "accumulate": (0, math.inf),
+    "save_every_steps": (0, math.inf),
+    "save_every_minutes": (0, 1e6),
     "label_smoothing": (0, 0.99),
     "average_decay": (0, 0.999999),
     "log_every_steps": (1, math.inf),

@@ -21,8 +21,8 @@ from residuum.cli import console, main
 FLAGS = {
     "train": {
         "--data", "-c --recipe", "--model", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
-        "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--device", "--dry-run",
-        "--offline", "--json", "-q --quiet", "-v --verbose",
+        "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override",
+        "--device", "--dry-run", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
         "BUNDLE", "--data", "--split", "--precision", "-b --batch-size", "-j --workers", "--on-bad-image", "--device",

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import Tensor
 from torchvision.transforms import v2
 
 from residuum import recipe
-from residuum.data.mixing import Mix, box_of, mixing_of, unmixed
+from residuum.data.mixing import Mix, box_of, mixing_of, partners, unmixed
 
 K = 7
 
@@ -30,6 +34,19 @@ def test_nothing_is_mixed_where_nothing_is_asked_for() -> None:
         assert targets is labels
 
 
+PAIRS = [(0, 1), (2, 3), (4, 5)]
+
+
+def in_pairs(transform: Callable[[Tensor, dict[str, Any]], Tensor], values: Tensor, params: dict[str, Any]) -> Tensor:
+    """What torchvision does with each pair as a batch of its own: its partner is the neighbour, hence the other one."""
+    mixed = []
+    for pair in PAIRS:
+        labels = params["labels"][[*pair]]
+        part = labels if values is params["labels"] else values[[*pair]]  # torchvision tells labels by identity
+        mixed.append(transform(part, params | {"labels": labels, "batch_size": 2}))
+    return torch.cat(mixed)
+
+
 def test_mixup_is_torchvisions() -> None:
     images, labels = batch()
     mix, twin = Mix(0.4, 0, K, seed=1), v2.MixUp(num_classes=K)
@@ -38,8 +55,8 @@ def test_mixup_is_torchvisions() -> None:
         assert box is None
         params = {"labels": labels, "batch_size": 6, "lam": share}
         mixed, targets = mix(images, labels, step)
-        torch.testing.assert_close(mixed, twin.transform(images, params))
-        torch.testing.assert_close(targets, twin.transform(labels, params))
+        torch.testing.assert_close(mixed, in_pairs(twin.transform, images, params))
+        torch.testing.assert_close(targets, in_pairs(twin.transform, labels, params))
 
 
 def test_cutmix_is_torchvisions() -> None:
@@ -51,8 +68,8 @@ def test_cutmix_is_torchvisions() -> None:
         top, bottom, left, right = box
         params = {"labels": labels, "batch_size": 6, "box": (left, top, right, bottom), "lam_adjusted": share}
         mixed, targets = mix(images, labels, step)
-        assert torch.equal(mixed, twin.transform(images, params))
-        torch.testing.assert_close(targets, twin.transform(labels, params))
+        assert torch.equal(mixed, in_pairs(twin.transform, images, params))
+        torch.testing.assert_close(targets, in_pairs(twin.transform, labels, params))
 
 
 def test_boxes_are_distributed_like_torchvisions() -> None:
@@ -102,3 +119,11 @@ def test_a_mixed_batch_is_a_function_of_seed_and_step(mixup: float, cutmix: floa
     assert first.is_contiguous(memory_format=torch.channels_last)
     assert targets.dtype == torch.float32
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(6))
+
+
+@pytest.mark.parametrize("count", range(8))
+def test_partners_swap_places(count: int) -> None:
+    swapped = partners(torch.arange(count)).tolist()
+    assert sorted(swapped) == list(range(count))
+    assert [swapped[place] for place in swapped] == list(range(count))
+    assert [place for place in swapped if swapped[place] == place] == ([count - 1] if count % 2 else [])

@@ -11,8 +11,8 @@ import torch
 from residuum.cli.main import main
 from residuum.recipe import Plateau, Recipe, ScaleCrop, Sgd, Steps, from_dict, from_toml, override, to_dict
 from residuum.recipes import RECIPES
+from residuum.training.build import build
 from residuum.training.loop import train_step
-from residuum.training.run import build
 
 NAMES = RECIPES.names()
 CIFAR_2015 = [name for name in NAMES if name.endswith("_cifar10_2015")]

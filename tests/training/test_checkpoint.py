@@ -18,12 +18,13 @@ import torch
 
 from residuum import bundle
 from residuum.cli.main import main
-from residuum.errors import UsageError, WeightsError
-from residuum.recipe import AdamW, Data, Model, Muon, Plateau, Recipe, Sgd, to_toml
+from residuum.errors import DataError, UsageError, WeightsError
+from residuum.recipe import AdamW, Data, Model, Muon, Plateau, Recipe, Sgd, read, to_toml
 from residuum.training import checkpoint
 from residuum.training import train as training
+from residuum.training.build import build
 from residuum.training.loop import fit, train_epoch
-from residuum.training.run import Run, build
+from residuum.training.run import Run
 from residuum.training.train import train
 
 CPU = torch.device("cpu")
@@ -135,12 +136,78 @@ def test_a_finished_run_that_is_resumed_just_reports(finished: Run, tmp_path: Pa
     assert again.step == finished.step
 
 
-@pytest.mark.parametrize("flag", [["--epochs", "9"], ["--recipe", "digits"], ["--data", "digits"], ["--out", "x"]])
-def test_resuming_takes_no_other_flags(finished: Run, flag: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumed_run_has_its_folder_already(finished: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")}
-    assert main(["train", "-q", "--resume", str(finished.folder), *flag]) == 2
-    assert "Expected --resume alone." in capsys.readouterr().err
+    assert main(["train", "-q", "--resume", str(finished.folder), "--out", "x"]) == 2
+    assert "Expected --resume without --out." in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == before
+
+
+FIXED = {
+    "model.name": ["--model", "resnet32_cifar"],
+    "model.width": ["--set", "model.width=0.5"],
+    "data.source": ["--data", "digits"],
+    "data.val_fraction": ["--set", "data.val_fraction=0.1"],
+}
+
+
+@pytest.mark.parametrize("key", FIXED)
+def test_another_network_or_other_pictures_are_refused_by_name(
+    finished: Run, key: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")}
+    assert main(["train", "-q", "--resume", str(finished.folder), *FIXED[key]]) == 2
+    complaint = capsys.readouterr().err
+    assert f"cannot go on with {key} = " in complaint
+    assert "--override" in complaint
+    assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == before
+
+
+def test_other_keys_change_with_a_word(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = train(resume=folder, epochs=4, lr=0.01, batch_size=4, device="cpu")
+    assert (run.recipe.epochs, run.recipe.optim.lr, run.recipe.data.batch_size) == (4, 0.01, 4)
+    assert read(folder / "recipe.toml") == run.recipe
+    log = (folder / "log.txt").read_text()
+    for word in ("epochs is 4 from here on; it was 3.", "optim.lr is 0.01", "data.batch_size is 4"):
+        assert word in log
+    assert run.step == 4 * len(run.train_loader)
+    assert run.epoch_steps == 0
+    assert [record["epoch"] for record in run.records.epochs()] == [1, 2, 3, 4]
+
+
+def test_another_optimizer_starts_anew(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = train(resume=folder, epochs=4, changes={"optim.name": "adamw", "lr": 1e-3}, device="cpu")
+    steps = {float(state["step"]) for state in run.optimizer.state.values()}
+    assert steps == {float(len(run.train_loader))}
+
+
+def test_override_forces_other_pictures_with_the_same_classes(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    run = train(resume=folder, override=True, epochs=4, changes={"data.val_fraction": 0.4}, device="cpu")
+    assert run.recipe.data.val_fraction == 0.4
+    assert run.epoch == 4
+
+
+def test_override_without_a_run_is_refused(tiny: Recipe) -> None:
+    with pytest.raises(UsageError, match="--override is for a run that is resumed"):
+        train(tiny, override=True)
+
+
+def test_other_classes_are_refused_by_name(
+    tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "finish", lambda _: None)
+    pictures = tmp_path / "pictures"
+    shutil.copytree(class_folders, pictures)
+    run = train(replace(tiny, epochs=1), data=str(pictures), out=tmp_path / "run", device="cpu")
+    (pictures / "bee").rename(pictures / "wasp")
+    with pytest.raises(DataError, match="has other classes now: 2, 10, wasp"):
+        train(resume=run.folder, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -156,14 +223,12 @@ def test_everything_that_changes_is_in_the_checkpoint(
     whole, first, second = (build(recipe, tmp_path / name, CPU) for name in ("whole", "parts", "parts"))
     for run in (whole, first):
         train_epoch(run)
-        run.epoch += 1
         run.epoch_done()
     torch.manual_seed(99)  # nothing may depend on what another process drew
-    checkpoint.restore(second)
+    checkpoint.restore(second, checkpoint.read(second.folder)[0])
     assert second.numbers() == first.numbers()
     for run in (whole, second):
         train_epoch(run)
-        run.epoch += 1
         run.epoch_done()
     assert state_of(tmp_path / "parts" / "last") == state_of(tmp_path / "whole" / "last")
     for parameter, twin in zip(second.model.parameters(), whole.model.parameters(), strict=True):
@@ -176,17 +241,18 @@ def test_everything_that_changes_is_in_the_checkpoint(
 def test_a_run_killed_while_its_checkpoint_was_replaced_can_be_resumed(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
+    shutil.rmtree(folder / ".last.older")
     (folder / "last").rename(folder / ".last.older")  # the moment between the two renames of bundle.write
     assert checkpoint.is_run(folder)
     run = build(finished.recipe, folder, CPU)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("logging.Logger.warning", lambda *_: None)
-        checkpoint.restore(run)
+        checkpoint.restore(run, checkpoint.read(folder)[0])
     assert run.step == finished.step
 
 
-def test_there_must_be_something_to_go_on_with(tmp_path: Path, tiny: Recipe) -> None:
-    for make in (lambda: None, lambda: (tmp_path / "recipe.toml").write_text(to_toml(tiny)), (tmp_path / "last").mkdir):
+def test_there_must_be_something_to_go_on_with(tmp_path: Path) -> None:
+    for make in (lambda: None, (tmp_path / "last").mkdir):
         make()
         with pytest.raises(UsageError, match="no run to go on with"):
             train(resume=tmp_path)
@@ -202,15 +268,38 @@ def test_a_checkpoint_of_another_network_is_refused(finished: Run, tmp_path: Pat
     assert caught.value.exit_code == 4
 
 
-def test_a_flipped_bit_in_the_optimizers_state_is_found(finished: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "run"
-    shutil.copytree(finished.folder, folder)
-    file = folder / "last" / "train_state.safetensors"
+def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "finish", lambda _: None)
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    good = state_of(folder / "last")
+    flip(folder / "last" / "train_state.safetensors")
+    run = train(resume=folder, device="cpu")
+    log = (folder / "log.txt").read_text()
+    assert "train_state.safetensors" in log
+    assert "the run goes on from the checkpoint before it" in log
+    assert f"Resumed at epoch 2, step {finished.step * 2 // 3}." in log
+    assert (folder / "last.damaged" / "train_state.safetensors").is_file()
+    assert run.step == finished.step
+    assert state_of(folder / "last") == good
+
+
+def test_two_damaged_checkpoints_are_an_error(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    for name in ("last", ".last.older"):
+        flip(folder / name / "train_state.safetensors")
     with pytest.raises(WeightsError, match=r"train_state\.safetensors"):
         train(resume=folder)
+    assert (folder / "last").is_dir()
 
 
 def test_the_bundle_says_what_it_is(finished: Run) -> None:

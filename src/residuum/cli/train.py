@@ -9,6 +9,7 @@ examples:
   residuum train --recipe resnet20_cifar10_fast --data cifar10 --seed 1
   residuum train --recipe mine.toml --set optim.lr=0.05 --set augment.mixup=0.2
   residuum train --resume runs/photos-1
+  torchrun --nproc-per-node=8 -m residuum train --data my_photos
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-c", "--recipe", metavar="NAME|FILE", help="a recipe's name or a TOML file (list: residuum recipes)")
     add("--model", metavar="NAME", help="the network (list: residuum models)")
     add("--epochs", metavar="N", help="passes over the training pictures")
-    add("-b", "--batch-size", metavar="N", help="pictures in an update")
+    text = "pictures in an update (auto: the recipe's, in as many parts as memory needs)"
+    add("-b", "--batch-size", metavar="N|auto", help=text)
     add("--img-size", metavar="PX", help="the side, in pixels, of what the network sees")
     add("--lr", metavar="RATE", help="the highest learning rate")
     add("--seed", metavar="N", help="where all randomness starts")
@@ -38,7 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "any other key of the recipe; may be repeated (keys: residuum recipes show NAME)"
     add("--set", metavar="KEY=VALUE", action="append", default=[], dest="changes", help=text)
     add("-o", "--out", metavar="DIR", help="the run folder, new or empty (default: runs/<recipe>-<n>)")
-    add("--resume", metavar="RUN", help="go on with the run in this folder, where it was stopped")
+    text = "go on with the run in this folder, exactly where it was stopped; other flags change its recipe"
+    add("--resume", metavar="RUN", help=text)
+    text = "with --resume: go on even with another network or other pictures than it was started with"
+    add("--override", action="store_true", help=text)
     flags.add_device(parser)
     add("--dry-run", action="store_true", help="print the recipe that would run, and leave; no picture is opened")
     add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
@@ -63,10 +68,13 @@ def run(arguments: argparse.Namespace) -> int:
             data=arguments.data,
             out=arguments.out,
             resume=arguments.resume,
+            override=arguments.override,
             device=arguments.device,
             listener=listener,
             changes=changes,
         )
+    if not done.world.is_main:
+        return 0
     from residuum.cli.outcome import as_json, in_words
 
     if arguments.json:
@@ -79,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     from residuum import recipe
     from residuum.errors import UsageError
-    from residuum.training.train import choose_recipe
+    from residuum.training.choose import choose_recipe
 
     if arguments.resume is not None:
         raise UsageError(

@@ -3,7 +3,9 @@ for evaluation.
 
 A resident set's pictures are prepared once and gathered as whole tensors on the device, without workers. The pictures
 of any other set are decoded by threads, a few batches ahead; Pillow releases the interpreter's lock while it decodes
-and resizes. What a batch holds depends on the seed, the epoch and the batch's number only.
+and resizes. What a batch holds depends on the seed, the epoch and the batch's number only. Processes that train
+together each load their share of every batch; of those that evaluate together, each takes every so-manieth batch whole,
+so that its pictures meet the network in the same company as in one process.
 
 Shapes: N pictures of C channels, S x S pixels; S = img_size.
 """
@@ -29,7 +31,8 @@ from residuum.data.crops import CenterCrop, Crop, crop_of
 from residuum.data.randomness import Draws, permutation
 from residuum.data.sets import FileSet, ImageSet, ResidentSet, opened, refuse_if_many_bad
 from residuum.data.transforms import Normalise, stages_of
-from residuum.errors import DataError, PictureError
+from residuum.distributed import ALONE, World
+from residuum.errors import DataError, PictureError, RecipeError
 from residuum.imaging import Preprocessing
 from residuum.threads import cores
 
@@ -67,9 +70,9 @@ class Batch(NamedTuple):
 class TrainLoader:
     """The training pictures: every epoch all of them, in a new order, augmented anew.
 
-    A last batch of a single picture is left out, because batch norm needs two (unless `batch_size` is 1). `skipped` is
-    the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its batch gets
-    smaller, nothing takes its place, and a batch that is left with a single picture for that reason is not yielded.
+    A last batch without two pictures for every process is left out, because batch norm needs two (unless `batch_size`
+    is 1). `skipped` is the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its
+    batch gets smaller, down to none, and nothing takes its place.
 
     Raises:
         RecipeError: an augmentation that these pictures do not allow.
@@ -88,11 +91,12 @@ class TrainLoader:
         device: torch.device,
         channels_last: bool,
         of: int | None = None,
+        world: World = ALONE,
     ) -> None:
         self.skipped: dict[str, str] = {}
-        self._size, self._seed, self._device = data.batch_size, seed, device
+        self._size, self._seed, self._device, self._world = data.batch_size, seed, device, world
         self._labels, self._count = images.labels, len(images)
-        self._fewest = min(2, data.batch_size)
+        self._fewest = min(2, data.batch_size) * world.size
         self._stages = stages_of(augment, preprocessing)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = crop_of(augment.crop, preprocessing)
@@ -102,8 +106,14 @@ class TrainLoader:
         if len(self) == 0:
             raise DataError(
                 f"The training set has {self._count} picture{'s' * (self._count != 1)}.",
-                expected="Expected at least two, because batch norm needs two values.",
+                expected=f"Expected at least {self._fewest}, because batch norm needs two values in every process.",
                 hint="Add pictures, or hold out fewer of them (data.val_fraction, data.test_fraction).",
+            )
+        if data.batch_size < self._fewest:
+            raise RecipeError(
+                f"The recipe key 'data.batch_size' cannot be {data.batch_size} for {world.size} processes.",
+                expected=f"Expected at least {self._fewest}: a batch is shared, and batch norm needs two pictures.",
+                hint="Start fewer processes, or use a larger --batch-size.",
             )
 
     def __len__(self) -> int:
@@ -115,20 +125,18 @@ class TrainLoader:
         """Yields the batches of one epoch from number `start` on: exactly those that a whole epoch would have had
         there."""
         order = permutation(self._count, self._seed, epoch)
-        batches = [order[at * self._size : (at + 1) * self._size] for at in range(start, len(self))]
+        batches = [self._world.share(order[at * self._size : (at + 1) * self._size]) for at in range(start, len(self))]
         with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
             for number, (images, indices) in enumerate(fed, start):
-                if len(indices) < self._fewest:
-                    continue
                 draws = Draws(self._seed, epoch, indices)
-                for stage in self._stages:
+                for stage in self._stages if len(indices) else ():  # bad pictures may leave none
                     images = stage(images, draws)
                 yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
 
 
 class EvalLoader:
     """All pictures of a set in its order, each the centre that `imaging.prepare` gives. `skipped` is as in
-    `TrainLoader`.
+    `TrainLoader`. Process r of W yields the batches r, r + W, ..., whole.
 
     Raises:
         DataError: while iterating, a picture that cannot be used, or more than 5 % of them.
@@ -145,23 +153,30 @@ class EvalLoader:
         workers: int = 0,
         on_bad_image: OnBadImage = "error",
         of: int | None = None,
+        world: World = ALONE,
     ) -> None:
         self.skipped: dict[str, str] = {}
-        self._size, self._device = batch_size, device
+        self._size, self._device, self._world = batch_size, device, world
         self._labels, self._count = images.labels, len(images)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = CenterCrop(preprocessing)
         self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped, of or len(images))
 
     def __len__(self) -> int:
-        """The number of batches."""
+        """The number of batches, of all processes together."""
         return -(-self._count // self._size)
+
+    @property
+    def rounds(self) -> int:
+        """The most batches that one process has."""
+        return -(-len(self) // self._world.size)
 
     def __iter__(self) -> Iterator[Batch]:
         order = np.arange(self._count)
-        batches = [order[at * self._size : (at + 1) * self._size] for at in range(len(self))]
+        own = range(self._world.rank, len(self), self._world.size)
+        batches = [order[at * self._size : (at + 1) * self._size] for at in own]
         with closing(self._feed.batches(batches, seed=0, epoch=0)) as fed:
-            for number, (images, indices) in enumerate(fed):
+            for number, (images, indices) in zip(own, fed, strict=True):
                 if len(indices):
                     yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
 

@@ -1,9 +1,10 @@
 """Mixing pictures of a batch with each other: mixup and cutmix, on normalised pictures, batch by batch.
 
 Source: arXiv:1710.09412, section 2 (mixup); arXiv:1905.04899, Algorithm A1 (cutmix).
-Departures: a picture's partner is its neighbour in the batch, whose order is random already; each batch has one share
-    and one box. Cutmix's share is that of the box after it was clipped at the border, as in the authors' code and in
-    torchvision.
+Departures: a picture's partner is the other one of its pair (0 and 1, 2 and 3, ...) in the batch, whose order is
+    random already, so that processes that share a batch mix the same pictures; the last of an odd batch is its own
+    partner. Each batch has one share and one box. Cutmix's share is that of the box after it was clipped at the border,
+    as in the authors' code and in torchvision.
 Shapes: N pictures of C channels, H x W pixels; K classes.
 """
 
@@ -59,9 +60,9 @@ class Mix:
         if not self.mixup and not self.cutmix:
             return unmixed(images, labels, step)
         share, box = self.plan(step, images.shape[2], images.shape[3])
-        mixed = images.lerp(images.roll(1, 0), 1 - share) if box is None else pasted(images, box)
+        mixed = images.lerp(partners(images), 1 - share) if box is None else pasted(images, box)
         targets = functional.one_hot(labels, self.num_classes).to(torch.float32)
-        return mixed, targets.lerp(targets.roll(1, 0), 1 - share)
+        return mixed, targets.lerp(partners(targets), 1 - share)
 
     def plan(self, step: int, height: int, width: int) -> tuple[float, Box | None]:
         """Returns what the step's batch does: the share of a picture's own label, and cutmix's box or None for
@@ -88,8 +89,14 @@ def box_of(
 
 
 def pasted(images: Tensor, box: Box) -> Tensor:
-    """Returns the batch with each picture's pixels inside `box` taken from its neighbour."""
+    """Returns the batch with each picture's pixels inside `box` taken from its partner."""
     top, bottom, left, right = box
     mixed = images.clone()
-    mixed[:, :, top:bottom, left:right] = images[:, :, top:bottom, left:right].roll(1, 0)
+    mixed[:, :, top:bottom, left:right] = partners(images[:, :, top:bottom, left:right])
     return mixed
+
+
+def partners(values: Tensor) -> Tensor:
+    """Returns `values` [N, ...] with the two of each pair swapped; the last of an odd number stays where it is."""
+    places = torch.arange(len(values), device=values.device) ^ 1
+    return values[places.clamp_(max=max(len(values) - 1, 0))]

@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from residuum.distributed import ALONE, World
 from residuum.errors import DataError, DivergedError, WeightsError
 from residuum.evaluation import metrics
 
@@ -141,14 +142,17 @@ def evaluate(
     batches: Iterable[Batch],
     classes: Sequence[str],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
 ) -> tuple[Scores, Predictions]:
     """Scores `model`, in evaluation mode and back, on every picture of `batches`; predictions are in the set's order.
+
+    The processes of `world` each bring their own batches, and each get the scores of all of them together.
 
     Raises:
         DataError: there are no pictures, or the network does not tell as many classes apart as `classes` names.
         DivergedError: the network answers with numbers that are not finite.
     """
-    predictions = predict(model, batches, classes, autocast)
+    predictions = predict(model, batches, classes, autocast, world)
     return score(predictions, classes), predictions
 
 
@@ -157,14 +161,16 @@ def predict(
     batches: Iterable[Batch],
     classes: Sequence[str],
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
 ) -> Predictions:
     """Returns what `model`, in evaluation mode and back, says of every picture; raises what `evaluate` raises."""
-    parts = []
+    parts: list[Predictions] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
             with autocast():
                 logits = model(batch.images)
             parts.append(_read_logits(logits.float().cpu().numpy(), batch, len(classes)))
+    parts = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
     if not sum(map(len, parts)):
         raise DataError(
             "There are no pictures to evaluate on.",

@@ -105,16 +105,16 @@ def plain110_cifar10_2015() -> Recipe:
 def resnet20_cifar10_fast() -> Recipe:
     """ResNet-20 on CIFAR-10 in minutes on two cores: Muon, one cycle, smaller pictures at first, alternating flips.
 
-    Chosen on 5,000 held-out training pictures; the recipe itself trains on all 50,000 and keeps its last weights.
+    Chosen on held-out training pictures; the recipe itself trains on all 50,000 and keeps its last weights.
     """
     return Recipe(
         name="resnet20_cifar10_fast",
-        epochs=24,
+        epochs=28,
         label_smoothing=0.05,
         log_every_steps=50,
         model=Model("resnet20_cifar"),
         data=Data("cifar10", batch_size=128, val_fraction=0.0),
-        augment=Augment(crop=PadCrop(px=4), flip="alternate", start_px=20, grow_until=0.7),
+        augment=Augment(crop=PadCrop(px=4), flip="alternate", start_px=16, grow_until=0.9),
         optim=Muon(lr=0.05, weight_decay=0.02),
         schedule=OneCycle(peak=0.2),
     )

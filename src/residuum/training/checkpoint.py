@@ -3,7 +3,7 @@
 Both are bundles that `residuum predict` takes. `last/` holds besides the tensors that training needs
 (`train_state.safetensors`: the weights themselves where the bundle's are their average, and the optimizer's state by
 parameter name) and its numbers (`train_state.json`). Random states need no saving: what is random in a step is a
-function of the seed and the step's number.
+function of the seed and the step's number. The `last/` before is kept beside it, for the day that the disk damages one.
 """
 
 from __future__ import annotations
@@ -47,29 +47,49 @@ def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
         TENSORS: safetensors.torch.save(_tensors(run)),
         NUMBERS: json.dumps(run.numbers(), indent=2).encode(),
     }
-    bundle.write(run.folder / "last", weights, card, extra)
+    bundle.write(run.folder / "last", weights, card, extra, keep_older=True)
 
 
-def restore(run: Run) -> None:
-    """Brings `run` back to where its `last/` left it.
+Checkpoint = tuple[bundle.Tensors, bundle.Card, dict[str, bytes]]
+
+
+def read(folder: Path) -> tuple[Checkpoint, str]:
+    """Returns the newest complete checkpoint of the run in `folder`, and a word where that is not the newest.
 
     Raises:
-        WeightsError: `last/` is missing, broken, or not of this run's network and optimizer.
+        WeightsError: there is none that is complete.
     """
-    folder = run.folder / "last"
-    extra = bundle.read_extra(folder)
-    weights, _ = bundle.read(folder)
+    last = folder / "last"
+    try:
+        return bundle.read_all(last), ""
+    except WeightsError as error:
+        damaged = bundle.fall_back(last)
+        if damaged is None:
+            raise
+        return bundle.read_all(last), (
+            f"{error.what} It is in {damaged.name} now, and the run goes on from the checkpoint before it."
+        )
+
+
+def restore(run: Run, found: Checkpoint, *, optimizer: bool = True) -> None:
+    """Brings `run` to where the checkpoint was made; without `optimizer`, its momentum and the like start anew.
+
+    Raises:
+        WeightsError: it is not a checkpoint of this run's network and optimizer.
+    """
+    weights, _, extra = found
     try:
         state = safetensors.torch.load(extra[TENSORS])
         run.averaged.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         own = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-        if own:
-            run.model.load_state_dict(own)
-        _restore_optimizer(run.optimizer, run.model, state)
+        if own or run.averaged.model is not run.model:  # where the average was off before, the weights are its start
+            run.model.load_state_dict(own or run.averaged.model.state_dict())
+        if optimizer:
+            _restore_optimizer(run.optimizer, run.model, state)
         run.restore_numbers(json.loads(extra[NUMBERS]))
     except (KeyError, RuntimeError, ValueError) as error:
         raise WeightsError(
-            f"Cannot go on from {folder}: {error}",
+            f"Cannot go on from {run.folder / 'last'}: {error}",
             expected="Expected the checkpoint that this run's recipe left there.",
             hint="Resume with the recipe that the run was started with, or start a new run.",
         ) from error
@@ -107,5 +127,10 @@ def _json(value: Any) -> Any:
 
 
 def is_run(folder: Path) -> bool:
-    """Whether `folder` holds a run that can be resumed."""
-    return (folder / "recipe.toml").is_file() and bundle.is_there(folder / "last")
+    """Whether `folder` holds a run, stopped or finished; one that was stopped before its first step has no weights."""
+    return (folder / "recipe.toml").is_file()
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether the run in `folder` has a checkpoint."""
+    return bundle.is_there(folder / "last")

@@ -1,9 +1,9 @@
 """The training loop: `fit`, `train_epoch`, `train_step`. Read this first.
 
-The step has no `if`: what is off is a stand-in that does nothing (a disabled scaler, an infinite clipping norm, an
-identity mix, an average that is the model itself).
+What is off is a stand-in that does nothing (a disabled scaler, an infinite clipping norm, an identity mix, an average
+that is the model itself, a world of one process).
 
-Shapes: N pictures in a batch, C channels, H and W pixels, K classes.
+Shapes: N pictures in this process's part of a batch, C channels, H and W pixels, K classes.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from residuum.data.loading import Batch
 from residuum.evaluation.evaluate import evaluate
 from residuum.training import optim
-from residuum.training.run import Run, require_finite
+from residuum.training.run import Run
 
 
 def fit(run: Run) -> None:
     """Trains `run` from where it stands to its last epoch, leaving records and checkpoints in `run.folder`."""
     while run.epoch < run.recipe.epochs:
         train_epoch(run)
-        run.epoch += 1
-        if run.val_loader and (run.epoch % run.recipe.eval_every_epochs == 0 or run.epoch == run.recipe.epochs):
-            scores, _ = evaluate(run.averaged.model, run.val_loader, run.classes, run.eval_autocast)
+        if run.val_loader and run.evaluates_now():
+            run.world.same(run.averaged.model.state_dict().values())
+            batches = run.until_stopped(run.val_loader)
+            scores, _ = evaluate(run.averaged.model, batches, run.classes, run.eval_autocast, run.world)
             run.scored(scores)
         run.epoch_done()
 
@@ -38,56 +40,56 @@ def train_epoch(run: Run) -> None:
     images_in_epoch = images_seen = 0
     for batch in run.train_loader.epoch(run.epoch, start=run.step - run.epoch * steps):
         run.step = run.epoch * steps + batch.number
+        count = run.images_in_all(batch)
+        if not count:  # bad pictures were skipped, and left a process without two
+            continue
         lr = run.schedule((run.step + 0.5) / steps, run.val_errors)  # in epochs, at the middle of the step
         optim.set_lr(run.optimizer, lr)
-        loss, grad_norm = train_step(run, batch.images, batch.labels)
+        loss, grad_norm = train_step(run, batch, count)
         run.step += 1
-        run.epoch_loss += loss
-        run.epoch_steps += 1
-        images_in_epoch += len(batch.labels)
-        images_seen += len(batch.labels)
+        images_in_epoch += count
+        images_seen += count
         if run.step % run.recipe.log_every_steps == 0:
-            report(run, loss, grad_norm, lr, images_seen / (time.perf_counter() - started))
+            run.report(loss, grad_norm, lr, images_seen / (time.perf_counter() - started))
             started, images_seen = time.perf_counter(), 0
-        run.stop_if_asked()
+        run.between_steps()
     run.step = (run.epoch + 1) * steps  # also where bad pictures left no last batch
-    require_finite(run, float(run.epoch_loss))
-    run.images_per_s = images_in_epoch / (time.perf_counter() - began)
+    if images_in_epoch:
+        run.images_per_s = images_in_epoch / (time.perf_counter() - began)
 
 
-def train_step(run: Run, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One update from `images` [N, C, H, W] and `labels` [N]; returns the mean loss and the norm of the gradient."""
+def train_step(run: Run, batch: Batch, count: int) -> tuple[float, float]:
+    """One update from the `count` pictures of the batch in all processes, of which `batch` holds this one's; it is left
+    out where loss or gradient are not finite. Returns the mean loss and the norm of the gradient before it was clipped.
+
+    Where a GPU's memory does not hold the batch, it goes through in twice as many parts, from then on.
+    """
+    run.norms.keep()
+    try:
+        loss = _accumulate_gradient(run, batch.images, batch.labels, count)
+    except torch.OutOfMemoryError as error:
+        run.split_batches(error)
+        loss = _accumulate_gradient(run, batch.images, batch.labels, count)
+    run.scaler.unscale_(run.optimizer)
+    grad_norm = float(clip_grad_norm_(run.model.parameters(), run.recipe.optim.clip_norm))
+    return run.apply(loss, grad_norm, batch), grad_norm
+
+
+def _accumulate_gradient(run: Run, images: Tensor, labels: Tensor, count: int) -> float:
+    """Leaves the gradient of the mean loss over `count` pictures, of which `images` [N, C, H, W] and `labels` [N] are
+    this process's; returns their part of that loss.
+    """
     run.seed_step()
     images = run.resize(images, run.step / run.total_steps)  # smaller pictures at first; by default, its input
     images, targets = run.mix(images, labels, run.step)  # mixup or cutmix; by default, its input
     total = torch.zeros((), device=run.device)
-    parts = max(1, min(run.recipe.accumulate, len(images) // 2))  # of two pictures at least: batch norm needs them
-    for part_images, part_targets in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
-        with run.autocast():
-            logits = run.compiled(part_images)
-        loss = run.criterion(logits.float(), part_targets) * (
-            len(part_images) / len(images)
-        )  # parts add up to the mean over N
-        torch.autograd.backward(run.scaler.scale(loss))
+    parts = max(1, min(run.parts_of_a_batch, len(images) // 2))  # of two pictures at least: batch norm needs them
+    pieces = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
+    for number, (part_images, part_targets) in enumerate(pieces, start=1):
+        with run.sharing_gradients(number == parts):  # once a batch: with the last part, all parts' sum
+            with run.autocast():
+                logits = run.forward(part_images)
+            loss = run.criterion(logits.float(), part_targets) * (len(part_images) / count)  # parts add up to the mean
+            torch.autograd.backward(run.scaler.scale(loss * run.world.size))  # processes' gradients are averaged
         total += loss.detach()
-    run.scaler.unscale_(run.optimizer)
-    grad_norm = clip_grad_norm_(run.model.parameters(), run.recipe.optim.clip_norm)
-    run.scaler.step(run.optimizer)
-    run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
-    run.averaged.update(run.model)
-    return total, grad_norm
-
-
-def report(run: Run, loss: Tensor, grad_norm: Tensor, lr: float, images_per_s: float) -> None:
-    """Writes a step's record: the only place within an epoch where the host waits for the device."""
-    require_finite(run, float(loss))
-    run.records.write(
-        kind="step",
-        epoch=run.epoch,
-        step=run.step,
-        loss=float(loss),
-        lr=lr,
-        grad_norm=float(grad_norm),
-        images_per_s=images_per_s,
-    )
+    return float(total)

@@ -3,8 +3,9 @@
 Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024),
     https://kellerjordan.github.io/posts/muon/, with the scale `0.2 sqrt(max(rows, columns))` of Liu et al.,
     arXiv:2502.16982, section 2.2, which makes an update about as large as AdamW's.
-Departures: what is no hidden weight (the first convolution, the head, norms and biases) is moved by SGD with Nesterov
-    momentum, at a fraction of the rate. Convolutions are matrices of [out, in * height * width], as in the first.
+Departures: the iteration is done on Gram matrices, which are smaller; in exact arithmetic it is the same. What is no
+    hidden weight (the first convolution, the head, norms and biases) is moved by SGD with Nesterov momentum, at a
+    fraction of the rate. Convolutions are matrices of [out, in * height * width], as in the first.
 """
 
 from __future__ import annotations
@@ -67,15 +68,24 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
-    """Returns `matrices` [..., R, S] with the same singular vectors and singular values between about 0.7 and 1.2."""
+    """Returns `matrices` [M, R, S] with the same singular vectors and singular values between about 0.7 and 1.2.
+
+    The iteration `X <- a X + b (X X') X + c (X X')^2 X` is done on the smaller of the two Gram matrices: with
+    `Q = a + b G + c G^2` it is `X <- Q X`, and then `G <- Q G Q`.
+    """
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(_STEPS):
-        gram = x @ x.mT
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    orthogonal: Tensor = x.mT if tall else x
-    return orthogonal
+    gram = x @ x.mT
+    product = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device).expand_as(gram)
+    for step in range(_STEPS):
+        factor = _B * gram + _C * gram @ gram
+        factor.diagonal(dim1=-2, dim2=-1).add_(_A)
+        product = factor @ product
+        if step < _STEPS - 1:
+            gram = factor @ gram @ factor
+    orthogonal: Tensor = product @ x
+    return orthogonal.mT if tall else orthogonal
 
 
 def _gradient(parameter: Tensor) -> Tensor:

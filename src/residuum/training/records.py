@@ -12,6 +12,9 @@ from pathlib import Path
 Record = dict[str, object]
 Listener = Callable[[Record], None]
 
+KINDS = ("step", "epoch", "not_applied")
+"""The records that metrics.jsonl keeps."""
+
 COLUMNS = (
     "kind", "epoch", "step", "loss", "lr", "grad_norm", "images_per_s", "seconds",
     "val_loss", "val_top1", "val_top5", "val_ece", "text",
@@ -19,13 +22,18 @@ COLUMNS = (
 
 
 class Records:
-    """The records of the run in `folder`; `listener` is told each one (the command line's progress)."""
+    """The records of the run in `folder`; `listener` is told each one (the command line's progress).
 
-    def __init__(self, folder: Path, listener: Listener | None = None) -> None:
+    Of several processes only one `writes`, and is listened to.
+    """
+
+    def __init__(self, folder: Path, listener: Listener | None = None, *, writes: bool = True) -> None:
         self.folder = folder
         self.listener = listener
+        self.writes = writes
         self.history: list[Record] = []
-        folder.mkdir(parents=True, exist_ok=True)
+        if writes:
+            folder.mkdir(parents=True, exist_ok=True)
 
     @property
     def jsonl(self) -> Path:
@@ -33,12 +41,15 @@ class Records:
         return self.folder / "metrics.jsonl"
 
     def write(self, **record: object) -> None:
-        """Appends a record of `kind` "step" or "epoch"; a "start" or "note" (for people) goes to log.txt alone."""
-        if self.listener:
+        """Appends a record of `kind` "step", "epoch" or "not_applied" (a step that was not taken, with its pictures); a
+        "start" or "note" (for people) goes to log.txt alone."""
+        if not self.writes:
+            return
+        if self.listener and record["kind"] != "not_applied":  # a note has told people already
             self.listener(record)
         with (self.folder / "log.txt").open("a", encoding="utf-8") as log:
             log.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {line(record)}\n")
-        if record["kind"] not in ("step", "epoch"):
+        if record["kind"] not in KINDS:
             return
         record = {key: None if _is_infinite(value) else value for key, value in record.items()}  # JSON has none
         self.history.append(record)
@@ -51,7 +62,7 @@ class Records:
 
     def rewind(self, step: int) -> None:
         """Drops the records after `step`, which a resumed run is about to write again."""
-        if not self.jsonl.exists():
+        if not self.writes or not self.jsonl.exists():
             return
         lines = self.jsonl.read_text(encoding="utf-8").splitlines()
         self.history = [record for text in lines if (record := _parse(text)) and int(str(record["step"])) <= step]

@@ -1,33 +1,36 @@
-"""A run: all that the loop works on, and `build`, the only factory of it."""
+"""A run: all that the loop works on, with what it does between steps. `training/build.py` makes one."""
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
-from residuum.data.loading import EvalLoader, TrainLoader, verify
-from residuum.data.mixing import Mixing, mixing_of
+from residuum.data.loading import Batch, EvalLoader, TrainLoader
+from residuum.data.mixing import Mixing
 from residuum.data.sets import ImageSet
-from residuum.data.sources import Parts, open_parts, statistics
-from residuum.errors import DivergedError, RecipeError
+from residuum.data.sources import Parts
+from residuum.distributed import ALONE, World
+from residuum.errors import DivergedError, ResourceError
 from residuum.evaluation.evaluate import Predictions, Scores
-from residuum.models import create_model
 from residuum.models.layers import Network
-from residuum.training import averaging, checkpoint, losses, optim, resolution, schedule
-from residuum.training.records import Listener, Records
+from residuum.training import averaging, checkpoint, resolution, schedule
+from residuum.training.guard import IN_A_ROW, Norms
+from residuum.training.records import Records
 from residuum.training.stop import Stop
 
-IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
-IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
-"""The usual mean and standard deviation of ImageNet's pictures, on the 0..1 scale (torchvision's weights' metadata)."""
+_NAMED = 3  # pictures of a step that was not applied, on a terminal; metrics.jsonl has them all
 
 
 @dataclass(frozen=True)
@@ -60,18 +63,24 @@ class Run:
     mix: Mixing
     records: Records
     model_card: dict[str, Any]
-    compiled: Callable[[Tensor], Tensor]
-    skipped: dict[str, str]
-    stop: Stop = field(default_factory=Stop)
+    forward: Callable[[Tensor], Tensor]
+    shared: DistributedDataParallel | None
+    stop: Stop
+    world: World = ALONE
 
     model: Network = field(kw_only=True)
+    norms: Norms = field(kw_only=True)
     averaged: averaging.Averaged = field(kw_only=True)
     optimizer: torch.optim.Optimizer = field(kw_only=True)
     scaler: torch.amp.GradScaler = field(kw_only=True)
+    skipped: dict[str, str] = field(kw_only=True)
+    parts_of_a_batch: int = field(kw_only=True)
+    batch_was_split: bool = False
     epoch: int = 0
     step: int = 0
-    epoch_loss: Tensor = field(kw_only=True)
+    epoch_loss: float = 0.0
     epoch_steps: int = 0
+    not_applied: int = 0
     images_per_s: float = 0.0
     seconds: float = 0.0
     val_errors: list[float] = field(default_factory=list)
@@ -82,6 +91,8 @@ class Run:
     sample: Path | None = None
 
     _since: float = field(default_factory=time.perf_counter)
+    _saved_step: int = 0
+    _saved_at: float = field(default_factory=time.monotonic)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -95,61 +106,188 @@ class Run:
 
     def start_clock(self) -> None:
         """Begins to count training time."""
-        self._since = time.perf_counter()
+        self._since, self._saved_at = time.perf_counter(), time.monotonic()
+
+    def evaluates_now(self) -> bool:
+        """Whether the epoch that ends here is one of those whose validation scores are wanted."""
+        done = self.epoch + 1
+        return done % self.recipe.eval_every_epochs == 0 or done == self.recipe.epochs
+
+    def images_in_all(self, batch: Batch) -> int:
+        """Returns how many pictures the batch has in all processes; 0 where one of them has too few for batch norm."""
+        counts = [int(row[0]) for row in self.world.table([len(batch.labels)])]
+        return sum(counts) if min(counts) >= min(2, self.recipe.data.batch_size) else 0
 
     def seed_step(self) -> None:
-        """Makes what is random within a step (drop-path) a function of the seed and the step's number."""
-        torch.manual_seed((self.recipe.seed * 1_000_003 + self.step) % 2**63)
+        """Makes what is random within a step (drop-path) a function of the seed, the step's number and the process."""
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.step + self.world.rank * 2**40) % 2**63)
+
+    def sharing_gradients(self, now: bool) -> AbstractContextManager[object]:
+        """A context whose backward passes leave the processes' mean gradient, or keep theirs until it is time."""
+        return contextlib.nullcontext() if now or self.shared is None else self.shared.no_sync()
+
+    def apply(self, loss: float, grad_norm: float, batch: Batch) -> float:
+        """Takes the step, unless the loss or the gradient is not finite; returns the loss over all processes.
+
+        Raises:
+            DivergedError: the third step in a row that cannot be taken.
+        """
+        rows = self.world.table([loss, self.stop.signal])
+        loss = math.fsum(row[0] for row in rows) if all(math.isfinite(row[0]) for row in rows) else math.nan
+        self.stop.signal = int(max(row[1] for row in rows))  # so that all processes stop after the same step
+        # An overflow in float16 is the scaler's to mend: it leaves the step out by itself, and lowers its scale.
+        mended = self.scaler.is_enabled() and self.scaler.get_scale() > 1
+        if math.isfinite(loss) and (math.isfinite(grad_norm) or mended):
+            self.scaler.step(self.optimizer)
+            if math.isfinite(grad_norm):
+                self.averaged.update(self.model)
+            self.not_applied = 0
+            self.epoch_loss += loss
+            self.epoch_steps += 1
+        else:
+            self._leave_out(loss, grad_norm, batch)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    def _leave_out(self, loss: float, grad_norm: float, batch: Batch) -> None:
+        """Undoes what a step that is not applied has changed already, and names its pictures."""
+        self.norms.put_back()
+        self.not_applied += 1
+        what = f"loss of {loss}" if not math.isfinite(loss) else f"gradient's norm of {grad_norm}"
+        own = [self.parts.train.name(int(index)) for index in batch.indices]
+        files = [name for names in self.world.gather(own) for name in names]
+        more = f" and {len(files) - _NAMED} more, which metrics.jsonl lists" if len(files) > _NAMED else ""
+        self.records.note(
+            f"Step {self.step} had a {what} and was not applied. Its pictures: {', '.join(files[:_NAMED])}{more}."
+        )
+        self.records.write(
+            kind="not_applied", epoch=self.epoch, step=self.step, loss=loss, grad_norm=grad_norm, files=files
+        )
+        if self.not_applied == IN_A_ROW:
+            last = self.folder / "last"
+            kept = f"; the last checkpoint before that is in {last}." if last.exists() else "."
+            raise DivergedError(
+                f"The training loss or its gradient was not finite {IN_A_ROW} times in a row, up to step {self.step} "
+                f"(epoch {self.epoch}).",
+                expected="Expected a finite loss; none of these steps was applied.",
+                hint=f"Lower the learning rate (--lr), or look at the pictures named above{kept}",
+            )
+
+    def split_batches(self, error: torch.OutOfMemoryError) -> None:
+        """Lets batches go through the network in twice as many parts, once in a run.
+
+        Raises:
+            ResourceError: that was done before, or other processes cannot do the same at the same moment.
+        """
+        images = self.recipe.data.batch_size // self.parts_of_a_batch
+        if self.batch_was_split or self.world.size > 1 or images < 4:
+            raise ResourceError(
+                f"Out of memory on {self.device} at step {self.step}, with {images} pictures at once.",
+                expected="Expected the network and a batch to fit.",
+                hint="Use --batch-size auto, a smaller --batch-size, or more parts of it: --set accumulate="
+                f"{2 * self.parts_of_a_batch}",
+            ) from error
+        self.batch_was_split, self.parts_of_a_batch = True, 2 * self.parts_of_a_batch
+        self.optimizer.zero_grad(set_to_none=True)
+        self.norms.put_back()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.records.note(
+            f"Out of memory at step {self.step}: batches go through in {self.parts_of_a_batch} parts from here on."
+        )
+
+    def report(self, loss: float, grad_norm: float, lr: float, images_per_s: float) -> None:
+        """Writes a step's record."""
+        self.records.write(
+            kind="step",
+            epoch=self.epoch,
+            step=self.step,
+            loss=loss,
+            lr=lr,
+            grad_norm=grad_norm,
+            images_per_s=images_per_s,
+        )
+
+    def between_steps(self) -> None:
+        """Saves where it is time to; saves and raises Stopped or Interrupted where a signal has asked for it."""
+        if self.stop.signal:
+            self._save_and_stop()
+        steps, minutes = self.recipe.save_every_steps, self.recipe.save_every_minutes
+        due = steps and self.step - self._saved_step >= steps
+        if due or (minutes and time.monotonic() - self._saved_at >= 60 * minutes):
+            self.save({}, best=False)
+
+    def until_stopped(self, batches: EvalLoader) -> Iterator[Batch]:
+        """Yields `batches`, and asks before each whether to stop: as often in every process, whatever its share."""
+        own = iter(batches)
+        for _ in range(batches.rounds):
+            self.stop.signal = int(max(row[0] for row in self.world.table([self.stop.signal])))
+            if self.stop.signal:
+                self._save_and_stop()
+            yield from itertools.islice(own, 1)
+
+    def _save_and_stop(self) -> None:
+        self.save({}, best=False)
+        raise self.stop.error()
+
+    def save(self, scores: dict[str, Any], *, best: bool) -> None:
+        """Leaves a checkpoint, from which the run goes on exactly where it is now."""
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+        if self.world.is_main:
+            checkpoint.save(self, scores, best=best)
+        self._saved_step, self._saved_at = self.step, time.monotonic()
 
     def scored(self, scores: Scores) -> None:
-        """Takes in the validation scores of the epoch that has just ended."""
+        """Takes in the validation scores of the epoch that ends here."""
         self.scores = scores
         self.val_errors.append(100 - scores.top1)
 
     def epoch_done(self) -> None:
-        """Writes the epoch's record and its checkpoints."""
+        """Ends the epoch: writes its record and its checkpoints."""
+        self.epoch += 1
         scores, self.scores = self.scores, None
         if scores is None and self.val_errors:  # so that patience is counted in epochs, however often it is measured
             self.val_errors.append(self.val_errors[-1])
         now = time.perf_counter()
-        self.seconds += now - self._since
         record: dict[str, object] = {
             "kind": "epoch",
             "epoch": self.epoch,
             "step": self.step,
-            "loss": float(self.epoch_loss) / max(self.epoch_steps, 1),
+            "loss": self.epoch_loss / max(self.epoch_steps, 1),
             "lr": self.schedule(self.step / len(self.train_loader), self.val_errors),
             "images_per_s": self.images_per_s,
-            "seconds": self.seconds,
+            "seconds": self.seconds + now - self._since,
         }
         if scores:
             record |= {f"val_{key}": value for key, value in scores.summary().items() if key != "images"}
-        self._since = now
-        self.epoch_loss = torch.zeros_like(self.epoch_loss)
-        self.epoch_steps = 0
+        self.epoch_loss, self.epoch_steps = 0.0, 0
         reached = (scores.top1, -scores.loss) if scores else (-math.inf, -math.inf)
         better = reached > self.best or (self.val_loader is None and self.epoch == self.recipe.epochs)
         if better:
             self.best, self.best_epoch = reached, self.epoch
+        self.note_skipped(self.train_loader.skipped)
         self.records.write(**record)
-        checkpoint.save(self, {"val": scores.summary()} if scores else {}, best=better)
+        self.save({"val": scores.summary()} if scores else {}, best=better)
 
-    def stop_if_asked(self) -> None:
-        """Saves and raises Stopped or Interrupted where a signal has asked for it."""
-        if self.stop.signal is not None:
-            require_finite(self, float(self.epoch_loss))  # what has diverged must not take the good checkpoint's place
-            now = time.perf_counter()
-            self.seconds, self._since = self.seconds + now - self._since, now
-            checkpoint.save(self, {}, best=False)
-            raise self.stop.error(self.folder)
+    def note_skipped(self, found: dict[str, str]) -> None:
+        """Adds the bad pictures that any process has found to those of the run."""
+        for skipped in self.world.gather(found):
+            self.skipped |= skipped
 
     def numbers(self) -> dict[str, Any]:
         """Everything that changes and is not a tensor, in JSON's types."""
         return {
             "epoch": self.epoch,
             "step": self.step,
-            "epoch_loss": float(self.epoch_loss),
+            "steps_per_epoch": len(self.train_loader),
+            "batch_size": self.recipe.data.batch_size,
+            "parts_of_a_batch": self.parts_of_a_batch,
+            "batch_was_split": self.batch_was_split,
+            "epoch_loss": self.epoch_loss,
             "epoch_steps": self.epoch_steps,
+            "not_applied": self.not_applied,
             "seconds": self.seconds,
             "val_errors": self.val_errors,
             "best": [None if math.isinf(value) else value for value in self.best],
@@ -160,12 +298,17 @@ class Run:
         }
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
-        """The inverse of `numbers`."""
+        """The inverse of `numbers`. Where an epoch has other steps now, it goes on after as many pictures."""
         self.epoch, self.step = numbers["epoch"], numbers["step"]
-        self.epoch_loss = torch.tensor(
-            numbers["epoch_loss"], dtype=self.epoch_loss.dtype, device=self.epoch_loss.device
-        )
-        self.epoch_steps, self.seconds = numbers["epoch_steps"], numbers["seconds"]
+        steps, then = len(self.train_loader), numbers["steps_per_epoch"]
+        if (steps, self.recipe.data.batch_size) != (then, numbers["batch_size"]):
+            images = (self.step - self.epoch * then) * numbers["batch_size"]
+            self.step = self.epoch * steps + min(steps, images // self.recipe.data.batch_size)
+        self.batch_was_split = numbers["batch_was_split"]
+        if self.batch_was_split:
+            self.parts_of_a_batch = max(self.parts_of_a_batch, numbers["parts_of_a_batch"])
+        self.epoch_loss, self.epoch_steps = numbers["epoch_loss"], numbers["epoch_steps"]
+        self.not_applied, self.seconds = numbers["not_applied"], numbers["seconds"]
         self.val_errors, self.best_epoch = numbers["val_errors"], numbers["best_epoch"]
         first, second = (-math.inf if value is None else value for value in numbers["best"])
         self.best = (first, second)
@@ -173,128 +316,4 @@ class Run:
             self.averaged.updates = numbers["average_updates"]
         self.scaler.load_state_dict(numbers["scaler"])
         self.skipped |= numbers["skipped"]
-
-
-def require_finite(run: Run, loss: float) -> None:
-    """Raises DivergedError where the loss is not finite any more."""
-    if not math.isfinite(loss):
-        last = run.folder / "last"
-        raise DivergedError(
-            f"The training loss became {loss} by step {run.step} (epoch {run.epoch}).",
-            expected="Expected a finite loss.",
-            hint="Lower the learning rate (--lr)"
-            + (f"; the checkpoint before it is in {last}." if last.exists() else "."),
-        )
-
-
-def build(wanted: recipe.Recipe, folder: Path, device: torch.device, listener: Listener | None = None) -> Run:
-    """Builds the run of a recipe in `folder`, which is created where it is missing, ready for its first step."""
-    hardware.keep_freed_memory()
-    precision = hardware.choose_precision(wanted.precision, device)
-    autocast = hardware.autocast(precision, device)
-    parts = open_parts(wanted.data)
-    skipped = _verify(parts, wanted)
-    if parts.val is None and isinstance(wanted.schedule, recipe.Plateau):
-        raise RecipeError(
-            "The schedule 'plateau' needs validation pictures, and there are none.",
-            expected="Expected data.val_fraction above 0, or a set with a validation part.",
-            hint="For example: --set data.val_fraction=0.1",
-        )
-    preprocessing = _preprocessing(parts, wanted.data)
-    model_card: dict[str, Any] = {
-        "name": wanted.model.name,
-        "num_classes": len(parts.train.classes),
-        "in_channels": len(preprocessing.mean),
-        **wanted.model.options(),
-    }
-    torch.manual_seed(wanted.seed)
-    memory_format = torch.channels_last if wanted.channels_last else torch.contiguous_format
-    model = create_model(**model_card).to(device).to(memory_format=memory_format)
-    train_loader = TrainLoader(
-        parts.train,
-        wanted.data,
-        wanted.augment,
-        preprocessing,
-        seed=wanted.seed,
-        device=device,
-        channels_last=wanted.channels_last,
-        of=parts.total,
-    )
-    records = Records(folder, listener)
-    return Run(
-        recipe=wanted,
-        folder=folder,
-        parts=parts,
-        preprocessing=preprocessing,
-        device=device,
-        precision=precision,
-        autocast=autocast,
-        eval_autocast=hardware.autocast("fp32", device),
-        train_loader=train_loader,
-        val_loader=eval_loader(parts.val, wanted, preprocessing, device, parts.total) if parts.val else None,
-        schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
-        criterion=losses.build(wanted.loss, wanted.label_smoothing),
-        resize=resolution.build(wanted.augment, wanted.data.img_size),
-        mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
-        records=records,
-        model_card=model_card,
-        compiled=_compile(model) if wanted.compile else model,
-        skipped=skipped,
-        model=model,
-        averaged=averaging.build(model, wanted.average_decay),
-        optimizer=optim.build(wanted.optim, model),
-        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
-        epoch_loss=torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device),
-    )
-
-
-def eval_loader(
-    images: ImageSet, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing, device: torch.device, of: int
-) -> EvalLoader:
-    """Returns the batches of a part of a set of `of` pictures for evaluation, as the recipe wants them."""
-    return EvalLoader(
-        images,
-        preprocessing,
-        wanted.data.eval_batch_size,
-        device=device,
-        channels_last=wanted.channels_last,
-        workers=wanted.data.workers,
-        on_bad_image=wanted.data.on_bad_image,
-        of=of,
-    )
-
-
-def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
-    known = parts.record.get("skipped")
-    skipped: dict[str, str] = dict(known) if isinstance(known, dict) else {}
-    for part in (parts.train, parts.val, parts.test):
-        if part is not None:
-            skipped |= verify(part, wanted.data.on_bad_image, parts.total)
-    return skipped
-
-
-def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
-    mode = parts.train.mode
-    if data.normalise == "imagenet" and mode == "RGB":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    elif data.normalise == "imagenet":
-        raise RecipeError(
-            "data.normalise = 'imagenet' is for colour pictures, and these are grey.",
-            expected="Expected data.normalise = 'set'.",
-            hint="Use: --set data.normalise=set",
-        )
-    else:
-        mean, std = statistics(parts.train)
-    return imaging.Preprocessing(
-        mode=mode,
-        img_size=data.img_size,
-        resize_px=max(data.resize_px, data.img_size),
-        interpolation=data.interpolation,
-        mean=mean,
-        std=std,
-    )
-
-
-def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
-    return compiled
+        self._saved_step = self.step

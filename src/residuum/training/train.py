@@ -9,29 +9,26 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from residuum import hardware, recipe
-from residuum.data.parts import ORDER, same_pictures
+import torch
+
+from residuum import hardware
 from residuum.data.sets import FileSet, ImageSet
-from residuum.errors import DataError, ResourceError, UsageError
+from residuum.distributed import World, joined, launcher
+from residuum.errors import ResourceError, Stopped, UsageError
 from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
-from residuum.models import MODELS, saved
-from residuum.models._catalog import options_of
+from residuum.models import saved
 from residuum.recipe import Recipe
-from residuum.recipes import RECIPES
-from residuum.training import checkpoint
+from residuum.training.build import eval_loader
+from residuum.training.choose import choose_recipe
 from residuum.training.loop import fit
 from residuum.training.records import Listener
-from residuum.training.run import Result, Run, build, eval_loader
-from residuum.training.stop import listening
+from residuum.training.run import Result, Run
+from residuum.training.start import resumed, start, write_json
+from residuum.training.stop import Stop, listening
 from residuum.training.summary import as_list, ignored_in_words, write_summary
-
-DEFAULTS = {"digits": "digits", "cifar10": "resnet20_cifar10_fast", "cifar100": "resnet20_cifar10_fast"}
-"""The recipe that `--data` alone means; for anything else it is `photos`."""
 
 SAMPLES = 5
 """How many held-out pictures are left in `samples/` to try `residuum predict` on, where they are no files already."""
@@ -43,6 +40,7 @@ def train(
     data: str | None = None,
     out: str | Path | None = None,
     resume: str | Path | None = None,
+    override: bool = False,
     device: str = "auto",
     listener: Listener | None = None,
     changes: Mapping[str, object] | None = None,
@@ -51,89 +49,108 @@ def train(
     """Trains a network and leaves a run folder with the model, its scores and a report; returns the finished run.
 
     `recipe` is a name, a TOML file or a Recipe; without one it follows from `data`. Recipe keys are changed by name
-    (`epochs=3`, `lr=0.1`) or in the mapping `changes` (`{"optim.momentum": 0.8}`). `out` is the run folder, which must
-    be new (default `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, and excludes the rest.
+    (`epochs=3`, `lr=0.1`) or in the mapping `changes` (`{"optim.momentum": 0.8}`); a `batch_size` of "auto" keeps the
+    recipe's, in as many parts as memory needs. `out` is the run folder, which must be new (default
+    `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, by its own recipe with what the others change;
+    another network or other pictures need `override`. Under torchrun or srun, all processes train together.
 
     Raises:
         UsageError: a name, key or value that does not exist, or a run folder that does.
         DataError: the pictures cannot be used.
-        ResourceError: the run folder cannot be written.
+        WeightsError: the checkpoint to go on from is damaged, and the one before it too.
+        ResourceError: the run folder cannot be written, or memory does not suffice.
         DivergedError: the loss is not finite any more.
         Stopped, Interrupted: a signal asked for it; everything is saved.
+        PeerError: another process of this run has failed.
     """
-    created: list[Path] = []
     changes = {**(changes or {}), **more}
-    if resume is not None:
-        if recipe is not None or data is not None or out is not None or changes:
-            raise UsageError(
-                "A resumed run has its recipe, its pictures and its folder already.",
-                expected="Expected --resume alone.",
-                hint=f"Go on with: residuum train --resume {shlex.quote(str(resume))}",
-            )
-        with _refusals_named(Path(resume)):
-            run = _reopen(Path(resume), device, listener)
-    else:
-        wanted = choose_recipe(recipe, data, changes)
-        folder, created = _new_folder(wanted, out)
-        try:
-            with _refusals_named(folder):
-                run = _start(wanted, folder, device, listener)
-        except BaseException:
-            _remove_if_empty_handed(folder, created)
-            raise
-    try:
-        with listening(run.stop), _refusals_named(run.folder):
+    if override and resume is None:
+        raise UsageError(
+            "--override is for a run that is resumed.",
+            expected="Expected --resume RUN with it.",
+            hint="Leave it out for a new run.",
+        )
+    stop = Stop()
+    with joined() as world, listening(stop):
+        place = hardware.choose_device(device, world.local_rank)
+        resume = resume or _earlier_life(recipe, data, out, changes, world)
+        if resume is None:
+            run = _begun(choose_recipe(recipe, data, changes), out, place, listener, stop, world)
+        else:
+            if out is not None and Path(out) != Path(resume):
+                raise UsageError(
+                    f"A resumed run has its folder already, {resume}.",
+                    expected="Expected --resume without --out.",
+                    hint=f"Go on with: residuum train --resume {shlex.quote(str(resume))}",
+                )
+            with _refusals_named(Path(resume)):
+                run = resumed(
+                    Path(resume), recipe, data, changes, place, listener, override=override, stop=stop, world=world
+                )
+        with _refusals_named(run.folder):
             _announce(run)
             run.start_clock()
-            fit(run)
-    except ResourceError:
-        _remove_if_empty_handed(run.folder, created)
-        raise
-    with _refusals_named(run.folder):
-        finish(run)
+            with stop.between_steps():
+                fit(run)
+            finish(run)
     return run
 
 
-def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes: Mapping[str, object]) -> Recipe:
-    """Returns the recipe that `train` would run."""
-    if wanted is None:
-        wanted = DEFAULTS.get(data or "digits", "photos")
-    if isinstance(wanted, Recipe):
-        chosen = wanted
-    elif isinstance(wanted, Path) or wanted.endswith(".toml") or (wanted not in RECIPES and Path(wanted).is_file()):
-        chosen = recipe.read(Path(wanted))
-    else:
-        chosen = RECIPES[wanted].build()
-    own_model = chosen.model.name
-    chosen = recipe.override(chosen, {**changes, **({} if data is None else {"data": data})})
-    known = options_of(MODELS[chosen.model.name].build)  # refuses an unknown name before any picture is opened
-    if chosen.model.name != own_model:  # what the recipe says of its own network and this one has not, goes
-        foreign: dict[str, Any] = {
-            key: None for key in chosen.model.options() if key not in known and f"model.{key}" not in changes
-        }
-        chosen = replace(chosen, model=replace(chosen.model, **foreign))
-    if not chosen.data.source:
-        raise UsageError(
-            f"The recipe {chosen.name} does not name an image set.",
-            expected="Expected a folder with one folder of pictures for each class.",
-            hint="Give one: residuum train --data FOLDER",
-        )
-    return chosen
+def _begun(
+    wanted: Recipe, out: str | Path | None, device: torch.device, listener: Listener | None, stop: Stop, world: World
+) -> Run:
+    """Returns a new run in a new folder, which is taken back where the run cannot begin."""
+    folder, created = world.from_main(lambda: _new_folder(wanted, out))
+    try:
+        with _refusals_named(folder):
+            return start(wanted, folder, device, listener, stop, world)
+    except Stopped:
+        raise
+    except BaseException:
+        if world.is_main:
+            _remove_if_empty_handed(folder, created)
+        raise
+
+
+def _earlier_life(
+    wanted: str | Path | Recipe | None,
+    data: str | None,
+    out: str | Path | None,
+    changes: Mapping[str, object],
+    world: World,
+) -> Path | None:
+    """Returns the folder of the run that torchrun started with the same words before it started this world anew."""
+
+    def found() -> Path | None:
+        if out is not None:
+            folders = [Path(out)]
+        else:
+            folders = sorted(Path("runs").glob(f"{_plain_name(choose_recipe(wanted, data, changes))}-*"))
+        for folder in folders:
+            with contextlib.suppress(OSError, ValueError):
+                if json.loads((folder / "env.json").read_text(encoding="utf-8")).get("launcher") == launcher():
+                    return folder
+        return None
+
+    return world.from_main(found) if world.restarts else None
 
 
 def finish(run: Run) -> None:
     """Scores the weights that were kept on the part that decides, once, and writes everything that people read."""
-    trained = saved.load(run.folder / "best", run.device)
+    best = run.world.from_main(lambda: saved.load(run.folder / "best"))
+    model = best.model.to(run.device).to(memory_format=torch.channels_last)
     part, images = next(
         (name, images)
         for name, images in (("test", run.parts.test), ("val", run.parts.val), ("train", run.parts.train))
         if images is not None
     )
-    loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total)
-    scores, predictions = evaluate(trained.model, loader, run.classes, run.eval_autocast)
-    run.skipped |= run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {})
+    loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
+    scores, predictions = evaluate(model, loader, run.classes, run.eval_autocast, run.world)
+    run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
     run.result = Result(part, scores, predictions, images)
-    _write_json(run.folder / "scores.json", {"part": part, "seconds": run.seconds, **scores.as_dict()})
+    if not run.world.is_main:
+        return
+    write_json(run.folder / "scores.json", {"part": part, "seconds": run.seconds, **scores.as_dict()})
     with (run.folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["file", "label", "predicted", "prob", "correct"])
         writer.writeheader()
@@ -141,14 +158,6 @@ def finish(run: Run) -> None:
     run.records.write_csv()
     run.sample = _sample(run, images)
     write_summary(run, run.result)
-
-
-def _start(wanted: Recipe, folder: Path, device: str, listener: Listener | None) -> Run:
-    run = build(wanted, folder, hardware.choose_device(device), listener)
-    (folder / "recipe.toml").write_text(recipe.to_toml(wanted), encoding="utf-8")
-    _write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
-    _write_json(folder / "env.json", {**hardware.describe(run.device), "precision": run.precision})
-    return run
 
 
 def _announce(run: Run) -> None:
@@ -176,34 +185,13 @@ def _announce(run: Run) -> None:
     )
 
 
-def _reopen(folder: Path, device: str, listener: Listener | None) -> Run:
-    if not checkpoint.is_run(folder):
-        raise UsageError(
-            f"There is no run to go on with in {folder}.",
-            expected="Expected a run folder with recipe.toml and last/.",
-            hint="Start a new one: residuum train",
-        )
-    run = build(recipe.read(folder / "recipe.toml"), folder, hardware.choose_device(device), listener)
-    if not same_pictures(run.parts.record, json.loads((folder / "data.json").read_text(encoding="utf-8")), ORDER):
-        raise DataError(
-            f"The set {run.recipe.data.source!r} has other pictures now than when the run {folder} was started.",
-            expected="Expected the same files: otherwise held-out pictures would be trained on.",
-            hint="Start a new run: residuum train",
-        )
-    checkpoint.restore(run)
-    run.records.rewind(run.step)
-    run.records.note(f"Resumed at epoch {run.epoch}, step {run.step}.")
-    return run
-
-
 def _new_folder(wanted: Recipe, out: str | Path | None) -> tuple[Path, list[Path]]:
     """Creates the run folder, which must not hold anything yet; returns it and what was created, innermost first."""
     try:
         if out is None:
-            name = re.sub(r"[^A-Za-z0-9._-]+", "_", wanted.name) or "run"
             runs = Path("runs")
             created = [] if runs.exists() else [runs]
-            folder = _first_free(runs, name)
+            folder = _first_free(runs, _plain_name(wanted))
             return folder, [folder, *created]
         folder = Path(out)
         created = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -217,6 +205,11 @@ def _new_folder(wanted: Recipe, out: str | Path | None) -> tuple[Path, list[Path
         return folder, created
     except OSError as error:
         raise _unwritable(Path(out or "runs"), error) from error
+
+
+def _plain_name(wanted: Recipe) -> str:
+    """Returns the recipe's name as a folder's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", wanted.name) or "run"
 
 
 def _first_free(parent: Path, name: str) -> Path:
@@ -260,10 +253,6 @@ def _refusals_named(folder: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG):
             raise _unwritable(folder, error) from error
         raise
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _sample(run: Run, images: ImageSet) -> Path:

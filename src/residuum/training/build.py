@@ -1,0 +1,191 @@
+"""`build`: the only factory of a run. Everything that a recipe names is looked up and put together here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from residuum import hardware, imaging, recipe
+from residuum.data.loading import EvalLoader, TrainLoader, verify
+from residuum.data.mixing import mixing_of
+from residuum.data.sets import ImageSet
+from residuum.data.sources import Parts, open_parts, statistics
+from residuum.distributed import ALONE, World, synchronised
+from residuum.errors import RecipeError
+from residuum.models import create_model
+from residuum.models.layers import Network
+from residuum.training import averaging, losses, memory, optim, resolution, schedule
+from residuum.training.guard import Norms
+from residuum.training.records import Listener, Records
+from residuum.training.run import Run
+from residuum.training.stop import Stop
+
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+"""The usual mean and standard deviation of ImageNet's pictures, on the 0..1 scale (torchvision's weights' metadata)."""
+
+
+def build(
+    wanted: recipe.Recipe,
+    folder: Path,
+    device: torch.device,
+    listener: Listener | None = None,
+    *,
+    stop: Stop | None = None,
+    world: World = ALONE,
+) -> Run:
+    """Builds the run of a recipe in `folder`, which is created where it is missing, ready for its first step."""
+    hardware.keep_freed_memory()
+    precision = hardware.choose_precision(wanted.precision, device)
+    with world.one_after_the_other():
+        parts = open_parts(wanted.data)
+    skipped = world.from_main(lambda: _verify(parts, wanted))
+    _refuse_patience_without_scores(parts, wanted)
+    preprocessing = _preprocessing(parts, wanted.data)
+    model_card = _card(parts, wanted, preprocessing)
+    model, shared = _network(model_card, wanted, device, world)
+    forward = shared or model
+    run = Run(
+        recipe=wanted,
+        folder=folder,
+        parts=parts,
+        preprocessing=preprocessing,
+        device=device,
+        precision=precision,
+        autocast=hardware.autocast(precision, device),
+        eval_autocast=hardware.autocast("fp32", device),
+        train_loader=_train_loader(parts, wanted, preprocessing, device, world),
+        val_loader=eval_loader(parts.val, wanted, preprocessing, device, parts.total, world) if parts.val else None,
+        schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
+        criterion=losses.build(wanted.loss, wanted.label_smoothing),
+        resize=resolution.build(wanted.augment, wanted.data.img_size),
+        mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
+        records=Records(folder, listener, writes=world.is_main),
+        model_card=model_card,
+        forward=_compile(forward) if wanted.compile else forward,
+        shared=shared,
+        stop=stop or Stop(),
+        world=world,
+        skipped=skipped,
+        parts_of_a_batch=max(1, wanted.accumulate),
+        model=model,
+        norms=Norms(model),
+        averaged=averaging.build(model, wanted.average_decay),
+        optimizer=optim.build(wanted.optim, model),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
+    )
+    if wanted.accumulate == 0:
+        memory.fit_batch(run)
+    return run
+
+
+def _refuse_patience_without_scores(parts: Parts, wanted: recipe.Recipe) -> None:
+    if parts.val is None and isinstance(wanted.schedule, recipe.Plateau):
+        raise RecipeError(
+            "The schedule 'plateau' needs validation pictures, and there are none.",
+            expected="Expected data.val_fraction above 0, or a set with a validation part.",
+            hint="For example: --set data.val_fraction=0.1",
+        )
+
+
+def _card(parts: Parts, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing) -> dict[str, Any]:
+    """Returns what `create_model` is called with, here and by whoever loads the weights."""
+    return {
+        "name": wanted.model.name,
+        "num_classes": len(parts.train.classes),
+        "in_channels": len(preprocessing.mean),
+        **wanted.model.options(),
+    }
+
+
+def _network(
+    card: dict[str, Any], wanted: recipe.Recipe, device: torch.device, world: World
+) -> tuple[Network, DistributedDataParallel | None]:
+    """Returns the network as the seed makes it, and what it is called through where several processes share it."""
+    torch.manual_seed(wanted.seed)
+    memory_format = torch.channels_last if wanted.channels_last else torch.contiguous_format
+    model = create_model(**card).to(device).to(memory_format=memory_format)
+    if wanted.sync_batch_norm and world.size > 1:
+        synchronised(model, device)
+    if world.size == 1:
+        return model, None
+    return model, DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def _train_loader(
+    parts: Parts, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing, device: torch.device, world: World
+) -> TrainLoader:
+    return TrainLoader(
+        parts.train,
+        wanted.data,
+        wanted.augment,
+        preprocessing,
+        seed=wanted.seed,
+        device=device,
+        channels_last=wanted.channels_last,
+        of=parts.total,
+        world=world,
+    )
+
+
+def eval_loader(
+    images: ImageSet,
+    wanted: recipe.Recipe,
+    preprocessing: imaging.Preprocessing,
+    device: torch.device,
+    of: int,
+    world: World = ALONE,
+) -> EvalLoader:
+    """Returns the batches of a part of a set of `of` pictures for evaluation, as the recipe wants them."""
+    return EvalLoader(
+        images,
+        preprocessing,
+        wanted.data.eval_batch_size,
+        device=device,
+        channels_last=wanted.channels_last,
+        workers=wanted.data.workers,
+        on_bad_image=wanted.data.on_bad_image,
+        of=of,
+        world=world,
+    )
+
+
+def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
+    known = parts.record.get("skipped")
+    skipped: dict[str, str] = dict(known) if isinstance(known, dict) else {}
+    for part in (parts.train, parts.val, parts.test):
+        if part is not None:
+            skipped |= verify(part, wanted.data.on_bad_image, parts.total)
+    return skipped
+
+
+def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
+    mode = parts.train.mode
+    if data.normalise == "imagenet" and mode == "RGB":
+        mean, std = IMAGENET_MEAN, IMAGENET_STD
+    elif data.normalise == "imagenet":
+        raise RecipeError(
+            "data.normalise = 'imagenet' is for colour pictures, and these are grey.",
+            expected="Expected data.normalise = 'set'.",
+            hint="Use: --set data.normalise=set",
+        )
+    else:
+        mean, std = statistics(parts.train)
+    return imaging.Preprocessing(
+        mode=mode,
+        img_size=data.img_size,
+        resize_px=max(data.resize_px, data.img_size),
+        interpolation=data.interpolation,
+        mean=mean,
+        std=std,
+    )
+
+
+def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
+    return compiled

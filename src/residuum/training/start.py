@@ -1,0 +1,148 @@
+"""How a run starts: new in an empty folder, or from where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residuum import hardware, recipe
+from residuum.data.parts import ORDER, same_pictures
+from residuum.distributed import ALONE, World, launcher
+from residuum.errors import DataError, RecipeError, UsageError
+from residuum.recipe import Recipe
+from residuum.training import checkpoint
+from residuum.training.build import build
+from residuum.training.choose import choose_recipe
+from residuum.training.records import Listener
+from residuum.training.run import Run
+from residuum.training.stop import Stop
+
+FIXED = ("model.", "data.source", "data.val_fraction", "data.test_fraction", "data.split_seed")
+"""The keys that a run keeps for life: its network, and which pictures it learns from. Others may change on the way."""
+
+
+def start(
+    wanted: Recipe, folder: Path, device: torch.device, listener: Listener | None, stop: Stop, world: World = ALONE
+) -> Run:
+    """Returns a new run, ready for its first step; from here on it can be resumed, whatever stops it."""
+    if world.is_main:
+        (folder / "recipe.toml").write_text(recipe.to_toml(wanted), encoding="utf-8")
+        _write_environment(folder, device, None)
+    stop.folder = folder
+    run = build(wanted, folder, device, listener, stop=stop, world=world)
+    if world.is_main:
+        (folder / "recipe.toml").write_text(recipe.to_toml(run.recipe), encoding="utf-8")
+        write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
+        _write_environment(folder, device, run.precision)
+    return run
+
+
+def resumed(
+    folder: Path,
+    wanted: str | Path | Recipe | None,
+    data: str | None,
+    changes: Mapping[str, object],
+    device: torch.device,
+    listener: Listener | None,
+    *,
+    override: bool,
+    stop: Stop,
+    world: World = ALONE,
+) -> Run:
+    """Returns the run in `folder` as its newest complete checkpoint left it, with its recipe changed as asked.
+
+    Raises:
+        UsageError: there is no run.
+        RecipeError: without `override`, a key that a run keeps for life is changed.
+        DataError: without `override`, the set has other classes or pictures than before.
+        WeightsError: there is no complete checkpoint, or it is not of this network.
+    """
+    if not world.from_main(lambda: checkpoint.is_run(folder)):
+        raise UsageError(
+            f"There is no run to go on with in {folder}.",
+            expected="Expected a run folder, with recipe.toml.",
+            hint="Start a new one: residuum train",
+        )
+    before = world.from_main(lambda: recipe.read(folder / "recipe.toml"))
+    now = choose_recipe(before if wanted is None else wanted, data, changes)
+    changed = _changes(before, now)
+    _refuse_other_networks_and_sets(folder, changed, override)
+    if not world.from_main(lambda: checkpoint.has_weights(folder)):
+        run = start(now, folder, device, listener, stop, world)
+        run.records.note("It was stopped before its first step, and begins.")
+        return run
+    stop.folder = folder
+    run = build(now, folder, device, listener, stop=stop, world=world)
+    if not override:
+        _refuse_other_pictures(run, world.from_main(lambda: json.loads((folder / "data.json").read_text("utf-8"))))
+    found, word = world.from_main(lambda: checkpoint.read(folder))
+    checkpoint.restore(run, found, optimizer="optim.name" not in changed)
+    run.records.rewind(run.step)
+    if word:
+        run.records.note(word)
+    for key, (old, new) in changed.items():
+        run.records.note(f"{key} is {new!r} from here on; it was {old!r}.")
+    if changed and world.is_main:
+        (folder / "recipe.toml").write_text(recipe.to_toml(run.recipe), encoding="utf-8")
+        write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
+    if world.is_main:
+        _write_environment(folder, device, run.precision)
+    run.records.note(f"Resumed at epoch {run.epoch}, step {run.step}.")
+    return run
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Writes a document that people and programs read."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_environment(folder: Path, device: torch.device, precision: str | None) -> None:
+    write_json(folder / "env.json", {**hardware.describe(device), "precision": precision, "launcher": launcher()})
+
+
+def _changes(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
+    """Returns the dotted keys that differ, with both values; a key that one of them lacks is None there."""
+    old, new = _flat(recipe.to_dict(replace(before, name=now.name))), _flat(recipe.to_dict(now))
+    keys = [*old, *(key for key in new if key not in old)]
+    return {key: (old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)}
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _refuse_other_networks_and_sets(folder: Path, changed: Mapping[str, tuple[Any, Any]], override: bool) -> None:
+    refused = [key for key in changed if key.startswith(FIXED)]
+    if refused and not override:
+        old, new = changed[refused[0]]
+        also = f" (and {', '.join(refused[1:])})" if refused[1:] else ""
+        raise RecipeError(
+            f"The run {folder} cannot go on with {refused[0]} = {new!r}{also}.",
+            expected=f"Expected {old!r}, with which it was started.",
+            hint="Start a new run, or go on all the same with --override.",
+        )
+
+
+def _refuse_other_pictures(run: Run, record: Mapping[str, Any]) -> None:
+    source = run.recipe.data.source
+    if list(run.classes) != record["classes"]:
+        raise DataError(
+            f"The set {source!r} has other classes now: {', '.join(run.classes[:10])}.",
+            expected=f"Expected the classes that the run {run.folder} was started with: "
+            f"{', '.join(record['classes'][:10])}.",
+            hint="Start a new run, or go on all the same with --override.",
+        )
+    if not same_pictures(run.parts.record, record, ORDER):
+        raise DataError(
+            f"The set {source!r} has other pictures now than when the run {run.folder} was started.",
+            expected="Expected the same files: otherwise held-out pictures would be trained on.",
+            hint="Start a new run, or go on all the same with --override.",
+        )
