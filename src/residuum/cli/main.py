@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
     "recipes": "list the recipes, or show one",
+    "doctor": "say what a report of a bug needs, and test this machine",
 }
 ALIASES = {"eval": "evaluate", "val": "evaluate"}
 
