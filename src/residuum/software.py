@@ -15,15 +15,14 @@ import tomllib
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import residuum
 from residuum.errors import VerificationError
 
 PACKAGE = Path(residuum.__file__).parent
 
-_REQUIREMENT = re.compile(
-    r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?[\s(]*(?P<limits>[^;)]*)\)?\s*(?:;(?P<only>.*))?"
-)
+_REQUIREMENT = re.compile(r"\s*(?P<name>[A-Za-z0-9._-]+)\s*(?:\[[^]]*\])?(?P<limits>[^;]*)(?:;(?P<only>.*))?")
 _MODULES = {"pillow": "PIL", "scikit-learn": "sklearn"}
 """What is imported under another name than it is installed by."""
 
@@ -99,20 +98,21 @@ def _import_failure(name: str) -> str:
 def _checkout() -> Path | None:
     """Returns the folder of the sources that this runs from; None where it was installed."""
     root = PACKAGE.parent.parent
-    with contextlib.suppress(OSError, tomllib.TOMLDecodeError):
-        if (
-            tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {})["name"]
-            == "residuum"
-        ):
-            return root
-    return None
+    return root if _project(root).get("name") == "residuum" else None
+
+
+def _project(root: Path) -> dict[str, Any]:
+    """Returns the table [project] of a folder's pyproject.toml; empty where there is none."""
+    try:
+        return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8")).get("project", {}))
+    except (OSError, tomllib.TOMLDecodeError):
+        return {}
 
 
 def _declared() -> list[str]:
     root = _checkout()
     if root is not None:
-        project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        return [str(line) for line in project.get("dependencies", [])]
+        return list(_project(root)["dependencies"])
     try:
         return metadata.requires("residuum") or []
     except metadata.PackageNotFoundError:
@@ -155,7 +155,6 @@ def _commit(root: Path) -> str | None:
         return None
     command = [git, "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S
-        ).stdout.strip()
+        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_TIMEOUT_S)
+        return told.stdout.strip()
     return None

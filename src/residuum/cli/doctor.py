@@ -132,7 +132,7 @@ def _system(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def _libraries(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for name, library in facts.items():
-        wanted = f"(wanted: {library['wanted']} or newer)" if library["wanted"] else ""
+        wanted = f">= {library['wanted']}" if library["wanted"] else ""
         problem = f"  {library['problem'].upper()}" if library["problem"] else ""
         yield name, f"{library['version'] or '-':<16}{wanted}{problem}"
 
@@ -183,17 +183,18 @@ def _devices(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "mps", "Apple's GPU"
     if not facts["gpus"] and not facts["mps"]:
         yield "GPU", "none that torch can use"
-    built = (
-        f"CUDA {facts['cuda']}" if facts["cuda"] else f"ROCm {facts['rocm']}" if facts["rocm"] else "processors only"
-    )
+    built = next((f"{kind} {facts[kind.lower()]}" for kind in ("CUDA", "ROCm") if facts[kind.lower()]), "processors")
     cudnn = f", cuDNN {facts['cudnn']}" if facts["cudnn"] else ""
-    yield "torch is built for", f"{built}{cudnn}; NVIDIA's driver: {facts['gpu_driver'] or 'none'}"
+    yield "torch", f"{facts['torch']}, built for {built}{cudnn}; NVIDIA's driver: {facts['gpu_driver'] or 'none'}"
     yield "--device", facts["device"]
     yield "--precision auto", f"{facts['precision_auto']} there"
-    yield "compile = true", "works there" if facts["compile"] else f"does not: {facts['compile_lacks']} is missing"
+    yield (
+        "compile = true",
+        "can be used there" if facts["compile"] else f"cannot be used: there is no {facts['compile_lacks']}",
+    )
 
 
-def _processes(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _distributed(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "backends", ", ".join(facts["backends"]) or "none: this torch cannot train in several processes"
     yield from _environment(facts["environment"])
 
@@ -206,7 +207,7 @@ _ROWS = {
     "disk": _disk,
     "pictures": _pictures,
     "devices": _devices,
-    "processes": _processes,
+    "distributed": _distributed,
 }
 """What the facts of a section say to people: lines of a label and a text."""
 

@@ -7,6 +7,7 @@ the environment only the variables named here are read.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import platform
@@ -88,6 +89,9 @@ def examine(device: str = "auto") -> Iterator[Section]:
     Raises:
         UsageError: there is no such device.
     """
+    if device != "auto":
+        with contextlib.suppress(ImportError, OSError):  # told below
+            importlib.import_module("residuum.hardware").choose_device(device)
     gathering: dict[str, tuple[Callable[[], Facts], Callable[[Facts], Iterator[Finding]]]] = {
         "residuum": (software.origin, _nothing),
         "system": (_system, _nothing),
@@ -96,7 +100,7 @@ def examine(device: str = "auto") -> Iterator[Section]:
         "disk": (_disk, _judge_disk),
         "pictures": (_pictures, _judge_pictures),
         "devices": (lambda: _devices(device), _judge_devices),
-        "processes": (_processes, _nothing),
+        "distributed": (_distributed, _nothing),
     }
     for name, (gather, judge) in gathering.items():
         try:
@@ -106,8 +110,10 @@ def examine(device: str = "auto") -> Iterator[Section]:
             raise
         except Exception as error:  # noqa: BLE001 (what cannot be found out is part of the answer)
             reason = _in_a_line(error)
-            what = f"What there is to know of {name} cannot be found out: {reason}."
-            yield Section(name, {"error": reason}, (Finding("harm", what, "See the self-test for where it fails."),))
+            what = f"The section '{name}' cannot be told: {reason}."
+            yield Section(
+                name, {"error": reason}, (Finding("harm", what, "Mend what it names, for training needs it too."),)
+            )
 
 
 def self_test(device: str = "auto", limit_s: float = TIME_LIMIT_S) -> Iterator[Result]:
@@ -116,12 +122,12 @@ def self_test(device: str = "auto", limit_s: float = TIME_LIMIT_S) -> Iterator[R
     with tempfile.TemporaryDirectory(prefix="residuum-doctor-", ignore_cleanup_errors=True) as place:
         found: dict[str, Callable[[], str]] = {}
 
-        def imports() -> str:
-            said = software.import_all()
+        def own_modules() -> str:
             found.update(_tests(device, Path(place)))
-            return said
+            return "what training and prediction need imports"
 
-        yield _timed("libraries", imports, deadline)
+        yield _timed("libraries", software.import_all, deadline)
+        yield _timed("residuum", own_modules, deadline)
         for name, test in found.items():
             yield _timed(name, test, deadline)
 
@@ -162,7 +168,7 @@ def _timed(name: str, test: Callable[[], str], deadline: float) -> Result:
     thread.start()
     thread.join(deadline - started)
     seconds = time.monotonic() - started
-    ok, detail = outcome[0] if outcome else (False, f"no end in sight after {seconds:.0f} s")
+    ok, detail = outcome[0] if outcome else (False, f"no result after {seconds:.0f} s")
     return Result(name, ok, seconds, detail)
 
 
@@ -233,7 +239,7 @@ def _devices(device: str) -> Facts:
     return machine.devices(device)
 
 
-def _processes() -> Facts:
+def _distributed() -> Facts:
     from residuum.deploy import machine
 
     return {"backends": machine.backends(), "environment": _environment(PROCESSES)}
@@ -263,16 +269,18 @@ def _judge_disk(facts: Facts) -> Iterator[Finding]:
         "temporary files": "Set TMPDIR to a folder that can be written.",
         "cache": "Set RESIDUUM_CACHE to a folder that can be written; without one, sets cannot be downloaded.",
     }
+    told: set[int] = set()
     for place in facts["places"]:
         use, folder, free = place["use"], place["folder"], place["free_bytes"]
         severity: Literal["harm", "note"] = "harm" if use == "working folder" else "note"
         if place["refusal"]:
             what = f"The folder {folder} ({use}) cannot be written: {place['refusal']}."
             yield Finding(severity, what, remedies[use])
-        elif free < _SCARCE_BYTES:
+        elif free < _SCARCE_BYTES and place["total_bytes"] not in told:  # three folders may be of one disk
+            told.add(place["total_bytes"])
             severity = severity if free < _TIGHT_BYTES else "note"
             what = f"The disk of {folder} ({use}) has {free / 1e9:.2f} GB left."
-            yield Finding(severity, what, "Free some space: a run of ResNet-50 leaves 0.5 GB.")
+            yield Finding(severity, what, "Free some space: a run of ResNet-50 needs 0.5 GB.")
 
 
 def _judge_pictures(facts: Facts) -> Iterator[Finding]:
@@ -281,7 +289,7 @@ def _judge_pictures(facts: Facts) -> Iterator[Finding]:
             yield Finding(
                 "harm",
                 f"This Pillow cannot decode {name}.",
-                "Install it from wheels: pip install --force-reinstall pillow",
+                "Install one that was built with everything: pip install --force-reinstall pillow",
             )
 
 
@@ -305,7 +313,7 @@ def _judge_devices(facts: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "note",
             f"There is a driver for NVIDIA's GPUs ({facts['gpu_driver']}), and torch, which {built}, finds no GPU.",
-            "Look at CUDA_VISIBLE_DEVICES; install a torch for this driver (pytorch.org, Get Started), or a newer driver.",
+            "Look at CUDA_VISIBLE_DEVICES; else install the torch that pytorch.org names for this driver.",
         )
     for text in facts["warnings"]:
         yield Finding("note", f"torch warns: {text}", "If a GPU was expected here, this says why there is none.")

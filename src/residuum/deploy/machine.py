@@ -19,7 +19,7 @@ import torch
 
 from residuum import hardware
 
-_CGROUPS = Path("/sys/fs/cgroup")
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes its lack of a limit as a number near 2^63."""
 
@@ -50,9 +50,10 @@ def devices(name: str) -> dict[str, Any]:
         "memory": _memory(),
         "gpus": gpus,
         "gpu_driver": _nvidia_driver(),
+        "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "rocm": torch.version.hip,
-        "cudnn": torch.backends.cudnn.version() if gpus else None,
+        "cudnn": torch.backends.cudnn.version() if gpus else None,  # type: ignore[no-untyped-call]
         "mps": torch.backends.mps.is_available(),
         "warnings": [" ".join(str(warning.message).split()) for warning in caught],
     }
@@ -73,11 +74,11 @@ def compile_lacks(device: torch.device) -> str | None:
         return None
     compiler = os.environ.get("CXX") or "g++" if device.type == "cpu" else os.environ.get("CC") or "cc"
     if shutil.which(compiler) is None:
-        return f"a compiler ({compiler})"
+        return f"compiler ({compiler})"
     if device.type == "cuda" and find_spec("triton") is None:
         return "Triton"
     headers = Path(sysconfig.get_path("include"))
-    return None if (headers / "Python.h").is_file() else f"Python's headers (Python.h in {headers})"
+    return None if (headers / "Python.h").is_file() else f"Python.h in {headers}"
 
 
 def _precision(device: torch.device) -> str:
@@ -99,11 +100,11 @@ def _gpu(number: int) -> dict[str, Any]:
 
 
 def _nvidia_driver() -> str | None:
-    """Returns the version of NVIDIA's driver, loaded or not used by torch; None where there is none."""
+    """Returns the version of NVIDIA's driver, whether torch uses it or not; None where there is none."""
     file = Path("/proc/driver/nvidia/version")
     if not file.is_file():
         return None
-    version = re.search(r"Kernel Module\D*?\s(\d+(?:\.\d+)+)", file.read_text(errors="replace"))
+    version = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text(errors="replace"))
     return version[1] if version else "unknown"
 
 
@@ -134,8 +135,7 @@ def _cores_quota() -> float | None:
 
 def _limits(controller: str, file: str, file_v1: str) -> Iterator[str]:
     """Yields what the control groups of this process, and those around them, say in `file` (v1: in `file_v1`)."""
-    groups = Path("/proc/self/cgroup")
-    for line in groups.read_text().splitlines() if groups.is_file() else ():
+    for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else ():
         _, controllers, path = line.split(":", maxsplit=2)
         if controllers and controller not in controllers.split(","):
             continue

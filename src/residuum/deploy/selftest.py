@@ -233,7 +233,8 @@ def _logits(place: Path, device: torch.device, precision: hardware.Precision) ->
     predictor = load(place, device=str(device), precision=precision)
     images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0)).to(device)
     with torch.inference_mode(), predictor.autocast():
-        return predictor.model(images).cpu().double()
+        logits: Tensor = predictor.model(images)
+    return logits.cpu().double()
 
 
 def _joined(tensors: Mapping[str, Tensor]) -> Tensor:
