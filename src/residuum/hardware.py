@@ -11,12 +11,12 @@ import functools
 import platform
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
+from residuum import software
 from residuum.errors import UsageError
 from residuum.threads import cores
 
@@ -101,11 +101,6 @@ def keep_freed_memory() -> None:
 
 def describe(device: torch.device) -> dict[str, object]:
     """Returns what a figure needs beside it: versions, processor, cores, device. JSON types."""
-    packages = ("residuum", "torch", "torchvision", "numpy", "pillow", "scikit-learn")
-    versions = {}
-    for name in packages:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[name] = metadata.version(name)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name(),
         "device_type": device.type,
@@ -114,7 +109,7 @@ def describe(device: torch.device) -> dict[str, object]:
         "bf16_in_hardware": choose_precision("auto", device) == "bf16",
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": versions,
+        "versions": software.versions(),
     }
 
 

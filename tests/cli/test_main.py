@@ -35,6 +35,7 @@ FLAGS = {
     "models": {"--json"},
     "recipes": {"list|show", "NAME", "--json"},
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
+    "doctor": {"--device", "--no-self-test", "--json"},
 }  # fmt: skip
 """Every flag of every command. A new knob goes into recipes, not here."""
 
@@ -211,8 +212,9 @@ def test_what_the_machine_lacks_is_exit_code_5(error: Exception, say: Say, stub:
 @pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), OSError(9, "a bug")])
 def test_a_bug_is_not_hidden(error: Exception, say: Say, stub: list[BaseException]) -> None:
     stub.append(error)
-    with pytest.raises(type(error), match="a bug"):
+    with pytest.raises(type(error), match="a bug") as raised:
         say("models")
+    assert "'residuum doctor'" in raised.value.__notes__[0]
 
 
 def test_control_c_is_130(say: Say, stub: list[BaseException]) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
     "recipes": "list the recipes, or show one",
+    "doctor": "say what a report of a bug needs, and test this machine",
 }
 ALIASES = {"eval": "evaluate", "val": "evaluate"}
 
@@ -31,11 +32,13 @@ a first run:
   residuum train --data FOLDER                trains on your photos: one folder for each class
   residuum predict runs/photos-1/best a.jpg   says what is on a picture
   residuum COMMAND --help                     says what a command takes
+  residuum doctor                             says what a report of a bug needs
 
 exit codes: 0 done, 1 a bug, 2 wrong usage, 3 bad data, 4 weights not available or changed,
   5 out of disk or memory, 6 training diverged, 7 a verification failed, 75 stopped and saved, 130 interrupted
 """
 
+_BUG = "This is a bug in residuum. Please report it, with the lines above and what 'residuum doctor' prints."
 _REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 """What torch's allocators say, on Linux, on Windows and on GPUs; the exception is a plain RuntimeError on CPUs."""
@@ -126,9 +129,17 @@ def build_parser(command: str | None) -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code."""
+    """Runs one command and returns its exit code; what is raised in spite of that is a bug, and says so."""
     console.accept_any_text()
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except Exception as bug:
+        bug.add_note(_BUG)  # shown below the traceback
+        raise
+
+
+def _run(words: list[str]) -> int:
+    """Runs one command; turns errors into messages and exit codes."""
     in_full = False
     try:
         arguments = _parse(words)

@@ -1,0 +1,146 @@
+"""What computes here: processor, memory, GPUs, what torch can do with them, and what several processes speak over.
+
+Source: the kernel's documentation of cgroup v1 and v2 for the limits of containers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from residuum import hardware
+
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_UNLIMITED_BYTES = 1 << 60
+"""cgroup v1 writes its lack of a limit as a number near 2^63."""
+
+
+def devices(name: str) -> dict[str, Any]:
+    """Returns the processors and what `--device name` and `--precision auto` mean on this machine. JSON types.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    with warnings.catch_warnings(record=True) as caught:  # torch says so where the driver and it do not fit together
+        warnings.simplefilter("always")
+        device = hardware.choose_device(name)
+        gpus = [_gpu(number) for number in range(torch.cuda.device_count())]
+    about = hardware.describe(torch.device("cpu"))
+    lacks = compile_lacks(device)
+    return {
+        "device": str(device),
+        "precision_auto": _precision(device),
+        "compile": lacks is None,
+        "compile_lacks": lacks,
+        "processor": about["device"],
+        "bf16_in_hardware": about["bf16_in_hardware"],
+        "cores": about["cores"],
+        "cores_in_machine": os.cpu_count(),
+        "cores_quota": _cores_quota(),
+        "threads": about["threads"],
+        "memory": _memory(),
+        "gpus": gpus,
+        "gpu_driver": _nvidia_driver(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "rocm": torch.version.hip,
+        "cudnn": torch.backends.cudnn.version() if gpus else None,  # type: ignore[no-untyped-call]
+        "mps": torch.backends.mps.is_available(),
+        "warnings": [" ".join(str(warning.message).split()) for warning in caught],
+    }
+
+
+def backends() -> list[str]:
+    """Returns what this torch has for processes that train together, by the names of `torch.distributed`."""
+    spoken = torch.distributed
+    if not spoken.is_available():
+        return []
+    there = {"gloo": spoken.is_gloo_available(), "nccl": spoken.is_nccl_available(), "mpi": spoken.is_mpi_available()}
+    return [name for name, is_there in there.items() if is_there]
+
+
+def compile_lacks(device: torch.device) -> str | None:
+    """Returns what `compile = true` would miss on `device`, or None: torch.compile writes C++, or Triton on GPUs."""
+    if device.type == "mps":
+        return None
+    compiler = os.environ.get("CXX") or "g++" if device.type == "cpu" else os.environ.get("CC") or "cc"
+    if shutil.which(compiler) is None:
+        return f"compiler ({compiler})"
+    if device.type == "cuda" and find_spec("triton") is None:
+        return "Triton"
+    headers = Path(sysconfig.get_path("include"))
+    return None if (headers / "Python.h").is_file() else f"Python.h in {headers}"
+
+
+def _precision(device: torch.device) -> str:
+    if device.type != "cuda":
+        return hardware.choose_precision("auto", device)
+    with torch.cuda.device(device):  # torch answers for the current one
+        return hardware.choose_precision("auto", device)
+
+
+def _gpu(number: int) -> dict[str, Any]:
+    about = torch.cuda.get_device_properties(number)
+    return {
+        "device": f"cuda:{number}",
+        "name": about.name,
+        "memory_bytes": about.total_memory,
+        "capability": f"{about.major}.{about.minor}",
+        "bf16_in_hardware": _precision(torch.device("cuda", number)) == "bf16",
+    }
+
+
+def _nvidia_driver() -> str | None:
+    """Returns the version of NVIDIA's driver, whether torch uses it or not; None where there is none."""
+    file = Path("/proc/driver/nvidia/version")
+    if not file.is_file():
+        return None
+    version = re.search(r"\b(\d+\.\d+(?:\.\d+)?)\b", file.read_text(errors="replace"))
+    return version[1] if version else "unknown"
+
+
+def _memory() -> dict[str, int | None]:
+    limits = [int(text) for text in _limits("memory", "memory.max", "memory.limit_in_bytes") if text.isdecimal()]
+    return {
+        "total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "available_bytes": _available_bytes(),
+        "limit_bytes": min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None),
+    }
+
+
+def _available_bytes() -> int | None:
+    file = Path("/proc/meminfo")
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", file.read_text(), re.MULTILINE) if file.is_file() else None
+    return int(found[1]) * 1024 if found else None
+
+
+def _cores_quota() -> float | None:
+    """Returns how many cores' worth of time a container gets; None for no limit."""
+    quotas = []
+    for text in _limits("cpu", "cpu.max", "cpu.cfs_quota_us"):
+        quota, period = (*text.split(), "100000")[:2]
+        if quota.isdecimal():
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def _limits(controller: str, file: str, file_v1: str) -> Iterator[str]:
+    """Yields what the control groups of this process, and those around them, say in `file` (v1: in `file_v1`)."""
+    for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else ():
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root, name = (_CGROUPS / controller, file_v1) if controllers else (_CGROUPS, file)
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            if folder.is_relative_to(root) and (folder / name).is_file():
+                yield (folder / name).read_text().strip()
