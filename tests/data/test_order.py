@@ -1,4 +1,4 @@
-"""The streaming order: every picture once, through a buffer that is never too full, each process from its own shards."""
+"""The streaming order: every picture once, through a buffer that is never too full, each process from its shards."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_picture_comes_once(
 def test_a_buffer_of_one_reads_whole_groups_from_front_to_back() -> None:
     lengths = [3, 0, 5, 1, 4]
     order = order_of(lengths, 1).tolist()
-    groups = [list(range(0, 3)), list(range(3, 8)), [8], list(range(9, 13))]
+    groups = [list(range(3)), list(range(3, 8)), [8], list(range(9, 13))]
     begun = sorted(groups, key=lambda group: order.index(group[0]))
     assert order == [picture for group in begun for picture in group]
     turns = {tuple(order_of([10] * 6, 1, epoch=epoch)[::10].tolist()) for epoch in range(20)}

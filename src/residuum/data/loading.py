@@ -27,7 +27,7 @@ from torch import Tensor
 from residuum import imaging, recipe
 from residuum.data.crops import CenterCrop, Crop, crop_of
 from residuum.data.randomness import Draws, permutation
-from residuum.data.sets import FileSet, ImageSet, ResidentSet, opened, refuse_if_many_bad
+from residuum.data.sets import FileSet, ImageSet, ResidentSet, StreamedSet, opened, refuse_if_many_bad
 from residuum.data.transforms import Normalise, stages_of
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Preprocessing
@@ -67,6 +67,9 @@ class Batch(NamedTuple):
 class TrainLoader:
     """The training pictures: every epoch all of them, in a new order, augmented anew.
 
+    Of a streamed set the order follows its shards and is mixed in a shuffle buffer; the slices that `world_size`
+    processes take of each batch, as `numpy.array_split` cuts it, are then each process's own part of the shards.
+
     A last batch of a single picture is left out, because batch norm needs two (unless `batch_size` is 1). `skipped` is
     the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its batch gets
     smaller, nothing takes its place, and a batch that is left with a single picture for that reason is not yielded.
@@ -88,8 +91,10 @@ class TrainLoader:
         device: torch.device,
         channels_last: bool,
         of: int | None = None,
+        world_size: int = 1,
     ) -> None:
         self.skipped: dict[str, str] = {}
+        self._images, self._buffer, self._world_size = images, data.shuffle_buffer, world_size
         self._size, self._seed, self._device = data.batch_size, seed, device
         self._labels, self._count = images.labels, len(images)
         self._fewest = min(2, data.batch_size)
@@ -114,7 +119,7 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch from number `start` on: exactly those that a whole epoch would have had
         there."""
-        order = permutation(self._count, self._seed, epoch)
+        order = self._order(epoch)
         batches = [order[at * self._size : (at + 1) * self._size] for at in range(start, len(self))]
         with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
             for number, (images, indices) in enumerate(fed, start):
@@ -124,6 +129,13 @@ class TrainLoader:
                 for stage in self._stages:
                     images = stage(images, draws)
                 yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
+
+    def _order(self, epoch: int) -> Indices:
+        if not isinstance(self._images, StreamedSet):
+            return permutation(self._count, self._seed, epoch)
+        return self._images.order(
+            buffer=self._buffer, seed=self._seed, epoch=epoch, batch_size=self._size, rank_count=self._world_size
+        )
 
 
 class EvalLoader:

@@ -12,6 +12,8 @@ Shapes: N pictures, G groups.
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -46,12 +48,39 @@ def streaming_order(
     return order
 
 
+def in_groups(
+    rows: NDArray[np.int64] | None, starts: NDArray[np.int64], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Returns the `count` indices in the order of their rows (None: an index is its row), and how many are in each
+    group, which begin at `starts`. Shapes: [N], [G]."""
+    rows = np.arange(count) if rows is None else rows
+    groups = np.searchsorted(starts, rows, side="right") - 1
+    return np.argsort(rows, kind="stable"), np.bincount(groups, minlength=len(starts))
+
+
+def spread(total: int, count: int) -> NDArray[np.int64]:
+    """Returns at most `count` numbers below `total`, rising, spread evenly."""
+    return np.unique(np.linspace(0, total - 1, min(count, total)).astype(np.int64))
+
+
+def spread_over_groups(lengths: NDArray[np.int64], count: int, most_groups: int) -> NDArray[np.int64]:
+    """Returns at most `count` numbers below the sum of `lengths` [G], rising: spread evenly over at most `most_groups`
+    of the groups, which are spread evenly themselves."""
+    filled = np.flatnonzero(lengths)
+    groups = filled[spread(len(filled), min(count, most_groups))]
+    each = -(-count // max(len(groups), 1))
+    ends = np.cumsum(lengths)
+    chosen = [ends[group] - lengths[group] + spread(int(lengths[group]), each) for group in groups]
+    found = np.concatenate([np.empty(0, np.int64), *chosen])
+    return np.asarray(found[spread(len(found), count)])
+
+
 def _end_to_end(lengths: NDArray[np.int64], turn: NDArray[np.intp]) -> NDArray[np.int64]:
     """Returns the pictures of the groups in the order `turn` of the groups, each from front to back."""
     starts = np.cumsum(lengths) - lengths
     turned = lengths[turn]
     before = np.cumsum(turned) - turned
-    return np.arange(lengths.sum()) + np.repeat(starts[turn] - before, turned)
+    return np.asarray(np.arange(lengths.sum()) + np.repeat(starts[turn] - before, turned))
 
 
 def _mixed(draws: NDArray[np.float64], buffer: int) -> NDArray[np.intp]:
@@ -64,4 +93,4 @@ def _slices(count: int, parts: int) -> list[slice]:
     """Returns what `numpy.array_split` makes of `count` things."""
     each, more = divmod(count, parts)
     ends = [(each + 1) * min(part, more) + each * max(part - more, 0) for part in range(parts + 1)]
-    return [slice(begin, end) for begin, end in zip(ends, ends[1:], strict=False)]
+    return [slice(begin, end) for begin, end in pairwise(ends)]

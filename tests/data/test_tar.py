@@ -1,0 +1,434 @@
+"""Tar shards in WebDataset's layout, written by the standard library and read back."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from residuum import recipe
+from residuum.data import tar, tar_index
+from residuum.data.check import check
+from residuum.data.loading import TrainLoader
+from residuum.data.order import streaming_order
+from residuum.data.sets import StreamedSet, relabelled, subset
+from residuum.data.sources import find, open_parts, open_single, statistics
+from residuum.data.tar_members import members
+from residuum.errors import DataError, PictureError
+from residuum.imaging import Preprocessing
+
+Files = dict[str, bytes]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("RESIDUUM_CACHE", str(folder))
+    return folder / "shards"
+
+
+def picture(seed: int, kind: str = "PNG") -> bytes:
+    random = np.random.default_rng(seed)
+    width, height = (int(side) for side in random.integers(5, 15, 2))
+    file = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(file, kind)
+    return file.getvalue()
+
+
+def write(path: Path, files: Files, kind: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=kind) as shard:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            shard.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(numbers: range, classes: int = 3) -> Files:
+    files: Files = {}
+    for number in numbers:
+        files |= {f"{number:06d}.png": picture(number), f"{number:06d}.cls": str(number % classes).encode()}
+    return files
+
+
+def refused(source: Path | str) -> DataError:
+    with pytest.raises(DataError) as caught:
+        find(str(source))
+    assert caught.value.expected
+    assert caught.value.hint
+    return caught.value
+
+
+KINDS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_members_are_those_that_the_standard_library_finds(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.tar"
+    names = ["a.jpg", "b" * 96 + ".png", "folder/" * 18 + "c.png", "empty.cls", "./d e.png"]
+    names += ["ü" * 40 + ".png"] + ([] if kind == "ustar" else ["x" * 300 + ".json", "ü" * 200 + ".png"])
+    with tarfile.open(path, "w", format=KINDS[kind], pax_headers={"comment": "of all files"}) as shard:
+        for number, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            member.size = number * 300 if name != "empty.cls" else 0
+            member.mtime = 1e9 + 0.5 if kind == "pax" else 1e9
+            shard.addfile(member, io.BytesIO(bytes([number]) * member.size))
+        for type_, link in [(tarfile.SYMTYPE, "a.jpg"), (tarfile.LNKTYPE, "y" * 300), (tarfile.DIRTYPE, "")]:
+            member = tarfile.TarInfo(f"other{type_.decode()}.png")
+            member.type, member.linkname = type_, link if kind != "ustar" else link[:50]
+            shard.addfile(member)
+        last = tarfile.TarInfo("last.png")
+        last.size = 1
+        shard.addfile(last, io.BytesIO(b"!"))
+    with tarfile.open(path) as shard:
+        theirs = [
+            (member.name, member.offset_data, member.size) for member in shard if member.isfile() and not member.islnk()
+        ]
+    with path.open("rb") as file:
+        ours = [(member.name.decode(), member.offset, member.size) for member in members(file, "a.tar")]
+    assert ours == theirs
+    assert len(ours) == len(names) + 1
+
+
+def test_what_the_tar_command_writes_is_read(tmp_path: Path) -> None:
+    if shutil.which("tar") is None:
+        pytest.skip("there is no tar command")
+    (tmp_path / "in").mkdir()
+    for name, content in samples(range(5)).items():
+        (tmp_path / "in" / name).write_bytes(content)
+    order = sorted(os.listdir(tmp_path / "in"))  # noqa: PTH208
+    for number, form in enumerate(["gnu", "ustar", "posix"]):
+        path = tmp_path / f"out{number}" / "train.tar"
+        path.parent.mkdir()
+        subprocess.run(["tar", "-cf", path, f"--format={form}", "-C", tmp_path / "in", *order], check=True)
+        assert len(open_single(str(path), None, None)) == 5
+
+
+def test_every_picture_and_label_is_what_was_written(tmp_path: Path) -> None:
+    files = samples(range(60), classes=12)
+    names = list(files)
+    for number in range(3):
+        part = {name: files[name] for name in names[number * 40 : (number + 1) * 40]}
+        write(tmp_path / f"train-{number:06d}.tar", part)
+    images = open_single(str(tmp_path), None, None)
+    assert isinstance(images, StreamedSet)
+    assert images.classes == tuple(str(number) for number in range(12))
+    assert images.labels.tolist() == [number % 12 for number in range(60)]
+    for index in range(60):
+        theirs = Image.open(io.BytesIO(files[f"{index:06d}.png"]))
+        np.testing.assert_array_equal(np.asarray(images.open(index)), np.asarray(theirs))
+        assert images.encoded(index) == files[f"{index:06d}.png"]
+    assert images.name(41) == str(tmp_path / "train-000002.tar" / "000041.png")
+    part = subset(subset(images, np.arange(20, 60)), [30, 5])
+    assert [part.name(index)[-10:] for index in range(2)] == ["000050.png", "000025.png"]
+    assert part.labels.tolist() == [2, 1]
+    assert part.open(1).size == images.open(25).size
+
+
+def test_parts_are_told_by_words_and_folders(tmp_path: Path) -> None:
+    def counts(source: Path | str) -> dict[str, int]:
+        return {name: len(part) for name, part in find(str(source)).parts.items()}
+
+    write(tmp_path / "flat" / "imagenet1k-train-0000.tar", samples(range(9)))
+    write(tmp_path / "flat" / "imagenet1k-train-0001.tar", samples(range(3)))
+    write(tmp_path / "flat" / "imagenet1k-validation-00.tar", samples(range(4)))
+    write(tmp_path / "deep" / "train" / "0.tar", samples(range(8)))
+    write(tmp_path / "deep" / "valid" / "0.tar", samples(range(3)))
+    write(tmp_path / "deep" / "valid" / "10.tar", samples(range(3, 6)))
+    write(tmp_path / "deep" / "valid" / "2.tar", samples(range(6, 7)))
+    write(tmp_path / "plain" / "pictures.tar", samples(range(5)))
+    assert counts(tmp_path / "flat") == {"train": 12, "val": 4}
+    assert counts(tmp_path / "flat" / "*train*.tar") == {"train": 12}
+    assert counts(tmp_path / "flat" / "imagenet1k-train-{0000..0001}.tar") == {"train": 12}
+    assert counts(tmp_path / "flat" / "imagenet1k-{train-0001,validation-00}.tar") == {"train": 3, "val": 4}
+    assert counts(tmp_path / "flat" / "imagenet1k-validation-00.tar") == {"val": 4}
+    assert counts(tmp_path / "deep") == {"train": 8, "val": 7}
+    assert counts(tmp_path / "deep" / "{train,valid}" / "*.tar") == {"train": 8, "val": 7}
+    images = find(str(tmp_path / "deep")).parts["val"]
+    assert [images.name(index)[-17:] for index in (2, 3, 4)] == [
+        "/0.tar/000002.png",
+        "/2.tar/000006.png",
+        "10.tar/000003.png",
+    ]
+    assert counts(tmp_path / "plain") == {"train": 5}
+    assert not find(str(tmp_path / "plain")).divided
+    assert "2 of the 4 files" in refused(tmp_path / "flat" / "imagenet1k-train-{0000..0003}.tar").what
+    write(tmp_path / "flat" / "imagenet1k-train-0004.tar", samples(range(2)))
+    assert "0002 is missing, and 1 more" in find(str(tmp_path / "flat")).warnings[0]
+    (tmp_path / "plain" / "cats").mkdir()
+    (tmp_path / "plain" / "dogs").mkdir()
+    assert find(str(tmp_path / "plain")).kind == "folder"  # a tar file beside class folders is no shard
+
+
+def test_labels_are_text_or_json_and_names_lie_beside_the_shards(tmp_path: Path) -> None:
+    def opened(labels: Files, **names: str) -> tuple[tuple[str, ...], list[int]]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        files: Files = {}
+        for number, (end, label) in enumerate(labels.items()):
+            files |= {f"n/{number}.jpeg": picture(number), f"n/{number}.{end.strip()}": label}
+        write(folder / "train" / "0.tar", files)
+        for name, text in names.items():
+            (folder / f"classes.{name}").write_text(text)
+        images = find(str(folder)).parts["train"]
+        return images.classes, images.labels.tolist()
+
+    assert opened({"cls": b"10\n", "cls ": b" 9", "CLS": b"010"}) == (("9", "10"), [1, 0, 1])
+    assert opened({"cls": b"b10", "cls ": "b2".encode("utf-8-sig")}) == (("b2", "b10"), [1, 0])
+    assert opened({"json": b'{"label": 1}', "json ": b'{"class": "cat"}'}) == (("1", "cat"), [0, 1])
+    assert opened({"json": b"1", "cls": b"2"}, txt="z\ny\nx\n") == (("z", "y", "x"), [1, 2])
+    assert opened({"cls": b"x", "cls ": b"z"}, txt="z\ny\nx") == (("z", "y", "x"), [2, 0])
+    assert opened({"cls": b"10", "cls ": b"2"}, txt="2\n10") == (("2", "10"), [1, 0])  # all are names
+    assert opened({"cls": b"1", "cls ": b"0"}, txt="2\n10") == (("2", "10"), [1, 0])
+    assert opened({"cls": b"1"}, json='["a", "b"]') == (("a", "b"), [1])
+    assert opened({"cls": b"1"}, json='{"b": 0, "a": 1}') == (("b", "a"), [1])
+    assert opened({"cls": b"1"}, json='{"1": "a", "0": "b"}') == (("b", "a"), [1])
+    for labels, names, what in [
+        ({"cls": b"3"}, {"txt": "a\nb"}, "'3'"), ({"cls": b"c"}, {"txt": "a\nb"}, "'c'"),
+        ({"cls": b"0"}, {"txt": "a\n\nb"}, "a name is empty"), ({"cls": b"0"}, {"txt": "a\na"}, "'a' comes twice"),
+        ({"cls": b"0"}, {"json": '{"a": 1}'}, "the numbers are not"), ({"cls": b"0"}, {"json": "{"}, "does not name"),
+        ({"cls": b"0"}, {"json": "[1]"}, "no list"), ({"cls": b"0"}, {"txt": ""}, "empty"),
+        ({"cls": b""}, {}, "0.cls"), ({"cls": b"-1"}, {}, "0.cls"), ({"cls": b"\xff"}, {}, "0.cls"),
+        ({"json": b"{"}, {}, "0.json"),
+        ({"json": b"[" * 10**5}, {}, "0.json"), ({"json": b'{"label": 1.5}'}, {}, "0.json"),
+        ({"json": b'{"label": true}'}, {}, "0.json"), ({"json": b'{"caption": 1}'}, {}, "no label for n/0.jpeg"),
+        ({"txt": b"cat"}, {}, "no label for n/0.jpeg"),
+    ]:  # fmt: skip
+        with pytest.raises(DataError) as caught:
+            opened(labels, **names)
+        assert what in str(caught.value)
+
+
+def test_samples_that_cannot_be_used_are_refused_by_name(tmp_path: Path) -> None:
+    good, one = samples(range(2)), picture(0)
+    for number, (files, what) in enumerate([
+        ({"a.png": one}, "no label for a.png"),
+        ({"a.cls": b"1"}, "a label and no picture for a"),
+        ({"a.json": b'{"label": 1}'}, "a label and no picture for a"),
+        ({"a.png": one, "a.jpg": one, "a.cls": b"1"}, "2 pictures in one sample, a.png and a.jpg"),
+        ({"a.png": one, "a.PNG": one, "a.cls": b"1"}, "holds a.PNG twice"),
+        ({"a.png": one, "a.cls": b"1", "b.png": one, "b.cls": b"1", "a.txt": b""}, "files of a in two places"),
+        ({"000000.jpg": one, "x.txt": b"", "000000.json": b""}, "files of 000000 in two places"),
+    ]):  # fmt: skip
+        path = write(tmp_path / f"{number}.tar", good | files)
+        assert what in (error := refused(path)).what
+        assert str(path) in error.what
+    passed_over = {"README": b"", "._x.png": b"", "LICENSE.txt": b"", "meta.json": b"[1]", "x.json": b"{", ".png": b""}
+    images = find(str(write(tmp_path / "odd.tar", passed_over | good))).parts["train"]
+    assert len(images) == 2
+
+
+def test_a_shard_that_is_cut_short_is_named_wherever_it_is_cut(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.tar", samples(range(4)), tarfile.GNU_FORMAT).read_bytes()
+    with tarfile.open(tmp_path / "whole.tar") as shard:
+        end = max(member.offset_data + -(-member.size // 512) * 512 for member in shard)
+    path = tmp_path / "train-000.tar"
+    places = [*range(0, end + 1024, 97), *range(0, end + 1024, 512), end - 1, end, end + 1, end + 511, end + 1023]
+    assert len(places) > 100
+    for place in places:
+        path.write_bytes(whole[:place])
+        what = refused(path).what
+        assert str(path) in what
+        assert ("is empty" if place == 0 else "first header" if place < 512 else f"ends at byte {place:,}") in what
+    for place in (end + 1024, end + 1025, len(whole)):  # nothing is missing but padding
+        path.write_bytes(whole[:place])
+        assert len(find(str(path)).parts["train"]) == 4
+
+
+def test_what_is_no_tar_file_is_refused_with_its_name_and_what_it_is(tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.tar", samples(range(3))).read_bytes()
+    path = tmp_path / "train-000.tar"
+    broken = bytearray(whole)
+    broken[whole.index(b"000001.png")] ^= 1
+    for content, what in [
+        (b"PK\x03\x04" * 1000, "is not a tar file"), (b"\x1f\x8b" * 1000, "compressed with gzip"),
+        (b"\xfd7zXZ" * 1000, "compressed with xz"), (bytes(broken), "broken header at byte"),
+        (whole + whole, "goes on at byte 10,240"), (bytes(512) + whole, "goes on at byte 512"),
+        (b"\xff" * 512, "is not a tar file"), (whole[:124] + b"x" * 12 + whole[136:], "is not a tar file"),
+    ]:  # fmt: skip
+        path.write_bytes(content)
+        assert what in refused(path).what
+        assert str(path) in refused(path).what
+    (tmp_path / "packed").mkdir()
+    with tarfile.open(tmp_path / "packed" / "train-0.tar.gz", "w:gz"):
+        pass
+    assert "gunzip" in refused(tmp_path / "packed").hint
+    assert "gunzip" in refused(tmp_path / "packed" / "train-0.tar.gz").hint
+    write(tmp_path / "sparse.tar", {})
+    with tarfile.open(tmp_path / "sparse.tar", "w") as shard:
+        member = tarfile.TarInfo("a.png")
+        member.pax_headers = {"GNU.sparse.major": "1"}
+        shard.addfile(member)
+    assert "a.png as a sparse file" in refused(tmp_path / "sparse.tar").what
+
+
+def test_names_in_a_shard_are_only_names(tmp_path: Path) -> None:
+    files = {"../../up.png": picture(0), "../../up.cls": b"0", "/etc/passwd.png": picture(1), "/etc/passwd.cls": b"1"}
+    path = write(tmp_path / "train.tar", files)
+    before = sorted(tmp_path.rglob("*"))
+    images = find(str(path)).parts["train"]
+    assert images.name(1) == f"{path}/etc/passwd.png"
+    assert images.open(0).size == Image.open(io.BytesIO(picture(0))).size
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not (tmp_path.parent / "up.png").exists()
+    assert not (tmp_path.parent.parent / "up.png").exists()
+
+
+def test_the_second_start_reads_the_cache_and_a_changed_shard_is_read_again(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "train.tar", samples(range(6)))
+    os.utime(path, ns=(0, 10**18))
+    readings = []
+    original = tar_index._read
+    monkeypatch.setattr(tar_index, "_read", lambda *given: readings.append(given[1]) or original(*given))  # type: ignore[func-returns-value]
+
+    def seen() -> tuple[list[str], list[int], int]:
+        images = find(str(path)).parts["train"]
+        return [images.name(index) for index in range(len(images))], images.labels.tolist(), len(readings)
+
+    first = seen()
+    assert first[2] == 1
+    assert seen() == first
+    (entry,) = cache.iterdir()
+    whole = entry.read_bytes()
+    readings.clear()
+    places = list(range(0, len(whole), len(whole) // 40))
+    for place in places:
+        entry.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        assert seen()[:2] == first[:2]
+        entry.write_bytes(whole[:place])
+        assert seen()[:2] == first[:2]
+    assert len(readings) == 2 * len(places)
+    readings.clear()
+    os.utime(path, ns=(0, 10**18 + 1))
+    assert seen()[2] == seen()[2] == 1
+    write(path, samples(range(7)))
+    assert seen()[2] == 2
+    assert seen()[2] == 3  # it has just changed, and may change again within the same tick of the clock
+    assert len(seen()[0]) == 7
+    assert len(list(cache.iterdir())) == 1
+    monkeypatch.setenv("RESIDUUM_CACHE", str(path))  # a file: nothing can be written there
+    assert len(seen()[0]) == 7
+
+
+def test_a_shard_that_changes_while_it_is_used_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.tar", samples(range(6)))
+    images = find(str(path)).parts["train"]
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"train\.tar has changed") as caught:
+        images.open(0)
+    assert not isinstance(caught.value, PictureError)  # or it could be skipped
+    path.unlink()
+    with pytest.raises(DataError, match=r"train\.tar cannot be read any more"):
+        images.open(0)
+
+
+def test_an_epoch_streams_through_the_shards_and_goes_on_anywhere(tmp_path: Path) -> None:
+    for number in range(6):
+        write(tmp_path / f"train-{number}.tar", samples(range(number * 8, number * 8 + 8)))
+    images = find(str(tmp_path)).parts["train"]
+    assert isinstance(images, StreamedSet)
+
+    def loader(buffer: int, world_size: int = 1, of: StreamedSet = images) -> TrainLoader:
+        import torch
+
+        data = recipe.Data(batch_size=6, shuffle_buffer=buffer, workers=1)
+        seen = Preprocessing("RGB", 8, 8, "bilinear", (0.5,) * 3, (0.25,) * 3)
+        return TrainLoader(
+            of,
+            data,
+            recipe.Augment(),
+            seen,
+            seed=3,
+            device=torch.device("cpu"),
+            channels_last=True,
+            world_size=world_size,
+        )
+
+    def indices(loader: TrainLoader, epoch: int = 1, start: int = 0) -> list[int]:
+        return [int(index) for batch in loader.epoch(epoch, start) for index in batch.indices]
+
+    order = indices(loader(5))
+    wanted = streaming_order([8] * 6, 5, seed=3, epoch=1, batch_size=6)
+    assert order == wanted.tolist()
+    assert indices(loader(5), start=3) == order[18:]
+    assert indices(loader(5), epoch=2) != order
+    assert (
+        indices(loader(5, world_size=2))
+        == streaming_order([8] * 6, 5, seed=3, epoch=1, batch_size=6, rank_count=2).tolist()
+    )
+    # A part of the set streams through the same shards, whatever order its pictures are in.
+    held = np.setdiff1d(np.arange(48), [0, 9, 10, 47])[::-1]
+    part = subset(images, held)
+    assert isinstance(part, StreamedSet)
+    rows = held[indices(loader(1, of=part))]
+    assert np.array_equal(np.sort(rows), np.sort(held))
+    assert np.count_nonzero(np.diff(rows // 8)) == 5
+    assert (np.diff(rows)[np.diff(rows // 8) == 0] > 0).all()
+
+
+def test_a_sample_of_a_large_set_is_of_few_shards() -> None:
+    class Store:
+        starts = np.arange(0, 100_000, 100)
+
+        def read(self, row: int) -> bytes | None:
+            raise AssertionError(row)
+
+        def most_buffered(self, count: int) -> int:
+            return count
+
+    images = StreamedSet(Store(), np.zeros(100_000, np.int64), ("a",))
+    sample = images.sample(2000)
+    assert 1900 <= len(sample) <= 2000
+    assert len(np.unique(sample // 100)) == 64
+    assert np.abs(np.histogram(sample, 4, (0, 100_000))[0] - 500).max() < 40
+    assert subset(images, np.arange(7)).sample(3).tolist() == [0, 3, 6]  # type: ignore[attr-defined]
+
+
+def test_small_pictures_of_one_size_are_kept_in_memory_under_their_names(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(file, "PNG")
+    files: Files = {}
+    for number in range(20):
+        files |= {f"{number}.png": file.getvalue(), f"{number}.cls": str(number % 2).encode()}
+    parts = open_parts(recipe.Data(source=str(write(tmp_path / "train.tar", files))))
+    assert parts.record["resident"] == {"train": True, "val": True}
+    assert parts.train.name(0).startswith(str(tmp_path / "train.tar" / ""))
+    np.testing.assert_allclose(statistics(parts.train)[0], np.array([1, 2, 3]) / 255)
+
+
+def test_check_reads_shards(tmp_path: Path) -> None:
+    files = samples(range(30)) | {"bad.png": picture(99)[:-30], "bad.cls": b"1"}
+    files |= {"copy.png": files["000003.png"], "copy.cls": b"0"}
+    checked = check(str(write(tmp_path / "train.tar", files)))
+    found = {finding.kind: finding for finding in checked.findings}
+    assert "truncated" in found
+    assert checked.images == 32
+    assert json.dumps(checked.as_dict()).count("bad.png") >= 1
+    assert json.dumps(checked.as_dict()).count("copy.png") >= 1
+
+
+def test_labels_of_a_trained_network_are_found_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.tar", samples(range(6), classes=2))
+    images = open_single(str(path), "test", ["2", "1", "0"], mode="L")
+    assert images.labels.tolist() == [2, 1] * 3
+    assert images.open(0).mode == "L"
+    assert isinstance(relabelled(images, images.labels, ("a",) * 3), StreamedSet)
+
+
+def test_the_record_of_a_run_does_not_depend_on_where_the_shards_lie(tmp_path: Path) -> None:
+    digests = []
+    for folder in ("a", "b"):
+        write(tmp_path / folder / "train-0.tar", samples(range(8)))
+        digests.append(open_parts(recipe.Data(source=str(tmp_path / folder))).record["names"])
+    assert digests[0] == digests[1]
+    assert tar.shards_of(tmp_path / "nowhere") == {}
