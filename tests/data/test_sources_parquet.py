@@ -224,6 +224,20 @@ def test_an_epoch_reads_each_row_group_once(tmp_path: Path, monkeypatch: pytest.
         assert sum(counts.values()) <= 84
 
 
+def test_the_row_group_that_was_used_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path / "train.parquet", list("abc") * 4)
+    with_little_memory(monkeypatch)
+    images = find(str(tmp_path)).parts["train"]
+    assert isinstance(images, StreamedSet)
+    counts = reading_counts(monkeypatch)
+    held = images.store._held  # type: ignore[attr-defined]
+    for index in (0, 3, 1, 6, 2, 5):  # the row groups 0, 1, 0, 2, 0, 1
+        images.encoded(index)
+        if index == 3:
+            held._capacity_bytes = held.held_bytes + len(png(0))
+    assert [counts["train.parquet", group] for group in range(3)] == [1, 2, 1]
+
+
 def test_threads_that_want_the_same_row_group_wait_for_one_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
