@@ -80,8 +80,10 @@ def test_parts_are_told_by_words_and_folders(tmp_path: Path) -> None:
     assert "2 of the 4 files" in refused(tmp_path / "flat" / "imagenet1k-train-{0000..0003}.tar").what
     write(tmp_path / "flat" / "imagenet1k-train-0004.tar", samples(range(2)))
     assert "0002 is missing, and 1 more" in find(str(tmp_path / "flat")).warnings[0]
-    (tmp_path / "plain" / "cats").mkdir()
-    (tmp_path / "plain" / "dogs").mkdir()
+    (tmp_path / "plain" / "logs").mkdir()
+    assert counts(tmp_path / "plain") == {"train": 5}
+    (tmp_path / "plain" / "cats" / "young").mkdir(parents=True)
+    (tmp_path / "plain" / "cats" / "young" / "a.jpg").touch()
     assert find(str(tmp_path / "plain")).kind == "folder"  # a tar file beside class folders is no shard
 
 

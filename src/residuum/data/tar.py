@@ -11,6 +11,7 @@ found, in natural order.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from residuum.data.sets import ImageSet, StreamedSet
 from residuum.data.tar_index import ShardIndex
 from residuum.data.tar_members import refuse_compressed
 from residuum.errors import DataError
+from residuum.imaging import EXTENSIONS
 
 SUFFIX = ".tar"
 
@@ -72,25 +74,18 @@ class TarStore:
 
 
 def shards_of(folder: Path) -> Shards:
-    """Returns the tar shards of a folder, part by part: those in it, where it has no other folders, or those in its
-    folders train/, val/ and test/. Nothing where it is a folder of something else.
+    """Returns the tar shards of a folder, part by part: those in it, or those in its folders train/, val/ and test/.
+    Nothing where there are none, or where folders with pictures are beside them: then those are the set.
 
     Raises:
         DataError: the shards are compressed.
     """
-    try:
-        entries = [entry for entry in folder.iterdir() if not is_hidden(entry.name)]
-    except OSError:
-        return {}  # `folders` says what is wrong
-    below = [entry for entry in entries if entry.is_dir()]
-    if not below:
-        return grouped(_listed(entries))
+    if own := _listed(folder):
+        return grouped(own)
     found: Shards = {}
-    for entry in sorted(below):
-        if entry.name.lower() in PART_NAMES:
-            inside = [path for path in entry.iterdir() if not is_hidden(path.name)]
-            if not any(path.is_dir() for path in inside) and (shards := _listed(inside)):
-                found.setdefault(PART_NAMES[entry.name.lower()], []).extend(shards)
+    for below in _visible(folder):
+        if below.name.lower() in PART_NAMES and (shards := _listed(below)):
+            found.setdefault(PART_NAMES[below.name.lower()], []).extend(shards)
     return found
 
 
@@ -130,13 +125,29 @@ def find(shards: Shards, root: Path) -> Found:
     return Found("tar", parts, divided=list(shards) != ["train"] or len(parts) > 1, warnings=_gaps(files))
 
 
-def _listed(entries: Sequence[Path]) -> list[Path]:
-    """Returns the tar files among the files of a folder, in natural order."""
+def _listed(folder: Path) -> list[Path]:
+    """Returns the tar files in a folder, in natural order; none where there are folders with pictures."""
+    entries = _visible(folder)
     found = [entry for entry in entries if entry.suffix.lower() == SUFFIX and entry.is_file()]
-    if not found:
-        for entry in entries:
-            refuse_if_compressed(entry)
+    packed = [entry for entry in entries if _COMPRESSED.search(entry.name) and entry.is_file()]
+    if not (found or packed) or any(_holds_pictures(entry) for entry in entries if entry.is_dir()):
+        return []
+    for entry in packed if not found else []:
+        refuse_if_compressed(entry)
     return sorted(found, key=lambda file: natural_key(file.name))
+
+
+def _visible(folder: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in folder.iterdir() if not is_hidden(entry.name))
+    except OSError:
+        return []  # `folders` says what is wrong
+
+
+def _holds_pictures(folder: Path) -> bool:
+    """Whether there is a picture in a folder or below it, by its extension; the first one ends the search."""
+    visited = (name for _, _, names in os.walk(folder) for name in names)
+    return any(os.path.splitext(name)[1].lower() in EXTENSIONS for name in visited)  # noqa: PTH122 (may be a million)
 
 
 def _set(
