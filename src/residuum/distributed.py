@@ -21,10 +21,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor
 from torch._C._distributed_c10d import TCPStore
 
@@ -54,16 +52,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
-
-    def share(self, items: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Returns this process's contiguous part of `items`: whole pairs, as equal as may be; the last one may be odd.
-
-        Pairs stay together because mixing takes place within them.
-        """
-        pairs = (len(items) + 1) // 2
-        whole, rest = divmod(pairs, self.size)
-        start = self.rank * whole + min(self.rank, rest)
-        return items[2 * start : 2 * (start + whole + (self.rank < rest))]
 
     def table(self, row: Sequence[float]) -> list[list[float]]:
         """Returns every process's `row` of float64, in the order of their ranks, to all of them."""

@@ -50,7 +50,8 @@ class Data:
     `source` is what `--data` takes. `val_fraction` of the training pictures is held out where the source has no
     validation part (0: none is, and the last weights are the result); `test_fraction` likewise. `img_size` is the side
     in pixels that the network sees, `resize_px` the shorter side that a picture is brought to before the centre crop at
-    evaluation.
+    evaluation. A set that is read in a stream (tar shards, Parquet shards that do not fit into memory) is mixed in a
+    buffer of `shuffle_buffer` pictures, which each process has for itself.
     """
 
     source: str = "digits"
@@ -65,6 +66,7 @@ class Data:
     split_seed: int = 0
     on_bad_image: Literal["error", "skip"] = "error"
     workers: int = 0
+    shuffle_buffer: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "test_fraction": (0, 0.9),
     "split_seed": (0, 2**63 - 1),
     "workers": (0, 1024),
+    "shuffle_buffer": (1, 1_000_000_000),
     "px": (0, 1024),
     "min_px": (4, 8192),
     "max_px": (4, 8192),

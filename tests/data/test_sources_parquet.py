@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +16,11 @@ import pytest
 from PIL import Image
 
 from residuum import recipe
-from residuum.data import parquet
-from residuum.data.sets import BytesSet, ResidentSet
+from residuum.data import parquet, row_groups
+from residuum.data.check import check
+from residuum.data.sets import BytesSet, ResidentSet, StreamedSet, subset
 from residuum.data.sources import find, open_parts, open_single, statistics
-from residuum.errors import DataError, ResourceError
+from residuum.errors import DataError, PictureError, ResourceError
 
 
 def png(level: int, px: int = 80) -> bytes:
@@ -119,17 +123,143 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
         assert "cannot be read as Parquet" in refused(f"{number}.parquet")
 
 
-def test_shards_larger_than_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
+def with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if 8,000 bytes were free: less than four times a shard of these tests, and more than four row groups."""
     assert parquet._available_bytes() > 2**20
+    monkeypatch.setattr(parquet, "_available_bytes", lambda: 8000)
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_shards_larger_than_memory_are_streamed_and_hold_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, struct: bool
+) -> None:
+    shard(tmp_path / "train-0.parquet", list("abcabca"), struct=struct)
+    shard(tmp_path / "train-1.parquet", list("cabca"), struct=struct)
+    shard(tmp_path / "test-0.parquet", list("bb"), struct=struct)
+    kept = find(str(tmp_path)).parts
+    checked = check(str(tmp_path)).as_dict()
+    with_little_memory(monkeypatch)
+    streamed = find(str(tmp_path)).parts
+    assert list(kept) == list(streamed)
+    for part, images in streamed.items():
+        other = kept[part]
+        assert isinstance(images, StreamedSet)
+        assert isinstance(other, BytesSet)
+        assert (images.classes, images.labels.tolist()) == (other.classes, other.labels.tolist())
+        for index in reversed(range(len(images))):
+            assert images.name(index) == other.name(index)
+            assert images.encoded(index) == other.encoded(index) is not None
+            assert images.open(index) == other.open(index)
+    train = streamed["train"]
+    assert isinstance(train, StreamedSet)
+    assert train.store.starts.tolist() == [0, 3, 6, 7, 10]  # row groups of three
+    order = train.order(buffer=1, seed=0, epoch=0, batch_size=4, rank_count=1)
+    groups = np.searchsorted(train.store.starts, order, side="right")
+    assert np.count_nonzero(np.diff(groups)) == 4
+    assert check(str(tmp_path)).as_dict() == checked
+    assert statistics(train) == statistics(kept["train"])
+
+
+def test_a_row_group_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
     monkeypatch.setattr(parquet, "_available_bytes", lambda: 1000)
-    with pytest.raises(ResourceError, match="1 shards take"):
+    with pytest.raises(ResourceError, match=r"train\.parquet has a row group .*row_group_size"):
         opened(tmp_path)
 
 
-def test_a_row_without_bytes_is_a_bad_picture(tmp_path: Path) -> None:
+def test_a_shard_that_is_cut_short_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "train-0.parquet"
+    shard(path, [0, 1] * 6, names=["a", "b"])
+    whole = path.read_bytes()
+    images = find(str(path)).parts["train"]
+    with_little_memory(monkeypatch)
+    streamed = find(str(path)).parts["train"]
+    assert len(images) == len(streamed) == 12
+    for place in np.linspace(0, len(whole) - 1, 20).astype(int):
+        path.write_bytes(whole[:place])
+        with pytest.raises(DataError, match=r"train-0\.parquet.* cannot be read as Parquet"):
+            find(str(path))
+    path.write_bytes(whole[:100])
+    with pytest.raises(DataError, match=r"train-0\.parquet.* cannot be read as Parquet") as caught:
+        streamed.open(11)  # cut short while it is used
+    assert not isinstance(caught.value, PictureError)
+    path.write_bytes(whole)
+    assert streamed.open(11) == images.open(11)  # a failure is not remembered
+
+
+def reading_counts(monkeypatch: pytest.MonkeyPatch) -> Counter[tuple[str, int]]:
+    """How often each row group is read from now on."""
+    counts: Counter[tuple[str, int]] = Counter()
+    original = row_groups.Shard.read
+
+    def read(shard: row_groups.Shard, group: int) -> pa.ChunkedArray:
+        counts[shard.path.name, group] += 1
+        time.sleep(0.001)
+        return original(shard, group)
+
+    monkeypatch.setattr(row_groups.Shard, "read", read)
+    return counts
+
+
+def test_an_epoch_reads_each_row_group_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        shard(tmp_path / f"train-{number}.parquet", list("abc") * 20, px=16)
+    with_little_memory(monkeypatch)
+    size = len(png(0, 16))
+    monkeypatch.setattr(row_groups, "WINDOW_BYTES", 30 * size)
+    counts = reading_counts(monkeypatch)
+    images = find(str(tmp_path)).parts["train"]
+    assert isinstance(images, StreamedSet)
+    assert len(images.store.starts) == 80
+    for part in (images, subset(images, np.arange(0, 240, 2))):  # of every second picture as many row groups are read
+        assert isinstance(part, StreamedSet)
+        counts.clear()
+        order = part.order(buffer=10_000, seed=1, epoch=1, batch_size=8, rank_count=1)
+        assert np.count_nonzero(np.diff(order // 3)) > len(order) / 2  # mixed, and not simply in the order of the disk
+        held = images.store._held  # type: ignore[attr-defined]
+        for index in order.tolist():
+            part.encoded(index)
+            assert held.held_bytes <= 60 * size
+        assert len(counts) == 80
+        assert sum(counts.values()) <= 84
+
+
+def test_the_row_group_that_was_used_last_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard(tmp_path / "train.parquet", list("abc") * 4)
+    with_little_memory(monkeypatch)
+    images = find(str(tmp_path)).parts["train"]
+    assert isinstance(images, StreamedSet)
+    counts = reading_counts(monkeypatch)
+    held = images.store._held  # type: ignore[attr-defined]
+    for index in (0, 3, 1, 6, 2, 5):  # the row groups 0, 1, 0, 2, 0, 1
+        images.encoded(index)
+        if index == 3:
+            held._capacity_bytes = held.held_bytes + len(png(0))
+    assert [counts["train.parquet", group] for group in range(3)] == [1, 2, 1]
+
+
+def test_threads_that_want_the_same_row_group_wait_for_one_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(tmp_path / "train.parquet", list("abc") * 10)
+    wanted = [png(level) for level in range(30)]
+    with_little_memory(monkeypatch)
+    counts = reading_counts(monkeypatch)
+    images = find(str(tmp_path)).parts["train"]
+    assert isinstance(images, StreamedSet)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(images.encoded, list(range(30)) * 3)) == wanted * 3
+    assert set(counts.values()) == {1}
+    assert len(counts) == 10
+
+
+@pytest.mark.parametrize("little", [True, False])
+def test_a_row_without_bytes_is_a_bad_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: bool) -> None:
     rows = [{"bytes": png(0, 8), "path": None}] * 30 + [None, {"bytes": None, "path": "elsewhere.png"}]
-    pq.write_table(pa.table({"img": rows, "label": [0, 1] * 16}), tmp_path / "train.parquet")
+    pq.write_table(pa.table({"img": rows, "label": [0, 1] * 16}), tmp_path / "train.parquet", row_group_size=8)
+    if little:
+        with_little_memory(monkeypatch)
+    assert isinstance(find(str(tmp_path)).parts["train"], StreamedSet if little else BytesSet)
     with pytest.raises(DataError, match=r"train\[30\].*no bytes"):
         opened(tmp_path, val_fraction=0.0)
     with pytest.raises(DataError, match="2 of 32"):

@@ -41,7 +41,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet shards")
+    add("data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards")
     add("-o", "--out", metavar="FILE", help="where to write the report, a new file (./residuum-check.html)")
     add("--no-report", action="store_true", help="write no report")
     add("-j", "--workers", type=whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
-    text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet shards (default: the set it was trained on)"
+    text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
     flags.add_precision(parser)

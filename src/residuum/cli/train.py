@@ -24,7 +24,7 @@ _KEYS = ("model", "epochs", "batch_size", "img_size", "lr", "seed", "precision",
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("--data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet shards")
+    add("--data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards")
     add("-c", "--recipe", metavar="NAME|FILE", help="a recipe's name or a TOML file (list: residuum recipes)")
     add("--model", metavar="NAME", help="the network (list: residuum models)")
     add("--epochs", metavar="N", help="passes over the training pictures")

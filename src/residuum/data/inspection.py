@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from residuum import imaging
-from residuum.data.sets import BytesSet, FileSet, ImageSet
+from residuum.data.sets import BytesSet, FileSet, ImageSet, StreamedSet
 from residuum.data.similarity import Features
 from residuum.errors import PictureError
 from residuum.imaging import FORMAT_OF_EXTENSION, Facts
@@ -128,16 +128,9 @@ def _read(images: ImageSet, indices: range, first: int, features: Features) -> l
 
 def _source(images: ImageSet, index: int) -> Source | None:
     """Returns the path or the encoded bytes of a picture; None where there are only pixels, or a row without bytes."""
-    row = index if getattr(images, "rows", None) is None else int(images.rows[index])  # type: ignore[attr-defined]
     if isinstance(images, FileSet):
-        return images.paths[row]
-    if isinstance(images, BytesSet):
-        for chunk in images.chunks:
-            if row < len(chunk):
-                content = chunk[row].as_py()
-                return content if isinstance(content, bytes) else None
-            row -= len(chunk)
-    return None
+        return images.paths[index if images.rows is None else int(images.rows[index])]
+    return images.encoded(index) if isinstance(images, BytesSet | StreamedSet) else None
 
 
 def _oddities(facts: Facts, source: Source | None) -> Iterator[tuple[str, str]]:

@@ -28,8 +28,9 @@ from torch import Tensor
 
 from residuum import imaging, recipe
 from residuum.data.crops import CenterCrop, Crop, crop_of
+from residuum.data.order import shares
 from residuum.data.randomness import Draws, permutation
-from residuum.data.sets import FileSet, ImageSet, ResidentSet, opened, refuse_if_many_bad
+from residuum.data.sets import FileSet, ImageSet, ResidentSet, StreamedSet, opened, refuse_if_many_bad
 from residuum.data.transforms import Normalise, stages_of
 from residuum.distributed import ALONE, World
 from residuum.errors import DataError, PictureError, RecipeError
@@ -70,6 +71,9 @@ class Batch(NamedTuple):
 class TrainLoader:
     """The training pictures: every epoch all of them, in a new order, augmented anew.
 
+    Of a streamed set the order follows its shards and is mixed in a shuffle buffer; what each process takes of each
+    batch is then its own part of the shards.
+
     A last batch without two pictures for every process is left out, because batch norm needs two (unless `batch_size`
     is 1). `skipped` is the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its
     batch gets smaller, down to none, and nothing takes its place.
@@ -94,6 +98,8 @@ class TrainLoader:
         world: World = ALONE,
     ) -> None:
         self.skipped: dict[str, str] = {}
+        self._images, self._buffer = images, data.shuffle_buffer
+        self._dealt_to: dict[int, int] = {}
         self._size, self._seed, self._device, self._world = data.batch_size, seed, device, world
         self._labels, self._count = images.labels, len(images)
         self._fewest = min(2, data.batch_size) * world.size
@@ -124,14 +130,30 @@ class TrainLoader:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Yields the batches of one epoch from number `start` on: exactly those that a whole epoch would have had
         there."""
-        order = permutation(self._count, self._seed, epoch)
-        batches = [self._world.share(order[at * self._size : (at + 1) * self._size]) for at in range(start, len(self))]
+        order = self._order(epoch)
+        whole = [order[at * self._size : (at + 1) * self._size] for at in range(start, len(self))]
+        batches = [batch[shares(len(batch), self._world.size)[self._world.rank]] for batch in whole]
         with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
             for number, (images, indices) in enumerate(fed, start):
                 draws = Draws(self._seed, epoch, indices)
                 for stage in self._stages if len(indices) else ():  # bad pictures may leave none
                     images = stage(images, draws)
                 yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
+
+    def dealt_to(self, epoch: int) -> int:
+        """Returns for how many processes the order of `epoch` was made, which matters for streamed sets."""
+        return self._dealt_to.get(epoch, self._world.size)
+
+    def deal_to(self, epoch: int, processes: int) -> None:
+        """Keeps the order that `epoch` had in a world of so many `processes`, for a run that is resumed in it."""
+        self._dealt_to[epoch] = processes
+
+    def _order(self, epoch: int) -> Indices:
+        if not isinstance(self._images, StreamedSet):
+            return permutation(self._count, self._seed, epoch)
+        return self._images.order(
+            buffer=self._buffer, seed=self._seed, epoch=epoch, batch_size=self._size, rank_count=self.dealt_to(epoch)
+        )
 
 
 class EvalLoader:

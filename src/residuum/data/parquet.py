@@ -1,6 +1,7 @@
 """Parquet shards in the layout of the Hugging Face hub: encoded pictures, labels, and class names in the schema.
 
-The pictures stay in memory as they are encoded, so the shards must fit into it.
+The pictures stay in memory as they are encoded, where they take at most a quarter of it; else they are read from the
+disk, row group by row group, in the order of training.
 
 Source: the `Image` and `ClassLabel` features of the library `datasets`, stored under the key 'huggingface' of the
 schema's metadata; shards are called PART-00000-of-00002.parquet.
@@ -22,8 +23,12 @@ from numpy.typing import NDArray
 
 from residuum.data.parts import PART_NAMES, Found, PartName
 from residuum.data.paths import displayed, natural_key
-from residuum.data.sets import BytesSet, ImageSet
+from residuum.data.row_groups import RowGroupStore, Shard, bytes_in, held_for, unreadable
+from residuum.data.sets import BytesSet, ImageSet, StreamedSet
 from residuum.errors import DataError, ResourceError
+
+RESIDENT_FRACTION = 0.25
+"""Shards that take more than this share of the memory that is available are streamed."""
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -45,14 +50,16 @@ def find(files: Sequence[Path], title: str) -> Found:
 
     Raises:
         DataError: a file is not Parquet, has no pictures or labels, or a shard is missing.
+        ResourceError: the shards must be streamed, and a row group alone does not fit into memory.
     """
     groups: dict[PartName, list[Path]] = {}
     for file in sorted(files, key=lambda file: natural_key(file.name)):
         groups.setdefault(_part(file), []).append(file)
     layouts = {file: _layout(file) for file in files}
-    _refuse_too_large(files)
     warnings: list[str] = []
-    tables = {part: _read(group, layouts) for part, group in groups.items()}
+    streamed = sum(file.stat().st_size for file in files) > RESIDENT_FRACTION * _available_bytes()
+    stores = _stores(groups, layouts) if streamed else {}
+    tables = {part: _read(group, layouts, with_pictures=not streamed) for part, group in groups.items()}
     names = next((layout.names for layout in layouts.values() if layout.names is not None), None)
     parts: dict[PartName, ImageSet] = {}
     classes = names if names is not None else _classes([labels for _, labels in tables.values()])
@@ -68,7 +75,9 @@ def find(files: Sequence[Path], title: str) -> Found:
                 expected=f"Expected labels from 0 to {len(classes) - 1}.",
                 hint="Write the shards again with the labels of the schema.",
             )
-        parts[part] = BytesSet(chunks, labels, classes, f"{title}/{part}")
+        where = f"{title}/{part}"
+        store = stores.get(part)
+        parts[part] = StreamedSet(store, labels, classes, where) if store else BytesSet(chunks, labels, classes, where)
     return Found("parquet", parts, divided=len(tables) > 1 or "train" not in tables, warnings=warnings)
 
 
@@ -109,7 +118,7 @@ def _layout(file: Path) -> _Layout:
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
     features = _features(schema)
     image = _first([*IMAGE_COLUMNS, *_of_type(features, "Image")], schema)
     label = _first([*LABEL_COLUMNS, *_of_type(features, "ClassLabel")], schema)
@@ -160,8 +169,18 @@ def _of_type(features: dict[str, object], kind: str) -> list[str]:
     return [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == kind]
 
 
-def _read(files: Sequence[Path], layouts: dict[Path, _Layout]) -> tuple[tuple[pa.Array, ...], pa.ChunkedArray]:
-    """Returns the encoded pictures and the labels of one part, in the order of its shards."""
+def _stores(groups: dict[PartName, list[Path]], layouts: dict[Path, _Layout]) -> dict[PartName, RowGroupStore]:
+    """Returns the pictures of each part, to be read when asked."""
+    shards = {file: Shard(file, pq.read_metadata(file), layout.image) for file, layout in layouts.items()}
+    _refuse_too_large(list(shards.values()))
+    held = held_for(list(shards.values()))
+    return {part: RowGroupStore([shards[file] for file in files], held) for part, files in groups.items()}
+
+
+def _read(
+    files: Sequence[Path], layouts: dict[Path, _Layout], *, with_pictures: bool
+) -> tuple[tuple[pa.Array, ...], pa.ChunkedArray]:
+    """Returns the encoded pictures, if wanted, and the labels of one part, in the order of its shards."""
     pictures: list[pa.Array] = []
     labels: list[pa.ChunkedArray] = []
     for file in files:
@@ -169,14 +188,13 @@ def _read(files: Sequence[Path], layouts: dict[Path, _Layout]) -> tuple[tuple[pa
         try:
             with pq.ParquetFile(file) as shard:
                 for group in range(shard.num_row_groups):  # one by one: all at once takes twice the memory
-                    table = shard.read_row_group(group, columns=[layout.image, layout.label], use_threads=False)
-                    column = table.column(layout.image.split(".")[0])
-                    pictures += [
-                        chunk.flatten()[0] if pa.types.is_struct(chunk.type) else chunk for chunk in column.chunks
-                    ]
+                    columns = [layout.label, layout.image] if with_pictures else [layout.label]
+                    table = shard.read_row_group(group, columns=columns, use_threads=False)
+                    if with_pictures:
+                        pictures += bytes_in(table.column(layout.image.split(".")[0])).chunks
                     labels.append(table.column(layout.label))
         except (pa.ArrowException, OSError) as error:
-            raise _unreadable(file, error) from error
+            raise unreadable(file, error) from error
     kinds = {values.type for values in labels}
     if len(kinds) > 1:
         raise DataError(
@@ -187,23 +205,17 @@ def _read(files: Sequence[Path], layouts: dict[Path, _Layout]) -> tuple[tuple[pa
     return tuple(pictures), pa.chunked_array([chunk for values in labels for chunk in values.chunks])
 
 
-def _unreadable(file: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{displayed(str(file))} cannot be read as Parquet: {str(error).strip().rstrip('.')}.",
-        expected="Expected a complete Parquet file.",
-        hint="Download or write it again.",
-    )
-
-
-def _refuse_too_large(files: Sequence[Path]) -> None:
-    """Refuses shards that do not fit into the memory that is available: their pictures are kept there, encoded."""
-    needed = sum(file.stat().st_size for file in files)
+def _refuse_too_large(shards: Sequence[Shard]) -> None:
+    """Refuses shards of which a row group, which is read whole, takes most of the memory that is available."""
+    sizes = {shard.path: max(shard.sizes(), default=0) for shard in shards}
+    worst = max(sizes, key=sizes.__getitem__)
     free = _available_bytes()
-    if needed > free:
+    if sizes[worst] > free / 4:  # two or three are in memory at a time
         raise ResourceError(
-            f"The {len(files)} shards take {needed / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are available.",
-            expected="Expected shards that fit into memory.",
-            hint="Use fewer of them ('train-000*.parquet'), or unpack them into class folders.",
+            f"{displayed(str(worst))} has a row group of {sizes[worst] / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of "
+            "memory are available.",
+            expected="Expected row groups of less than a quarter of the memory.",
+            hint="Write the shards with smaller ones: pyarrow.parquet.write_table(table, FILE, row_group_size=256)",
         )
 
 

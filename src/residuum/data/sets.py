@@ -1,5 +1,5 @@
 """Two kinds of image set behind one interface: resident (pixels in memory) and encoded (bytes by index, decoded when
-asked).
+asked). Of the encoded ones, a streamed set is larger than memory and is read in the order of its shards.
 
 Shapes: N pictures, H rows, W columns, C channels (1 for grey, 3 for RGB).
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residuum import imaging
+from residuum.data.order import in_groups, spread, spread_over_groups, streaming_order
 from residuum.data.paths import Paths, displayed
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Mode
@@ -24,6 +25,9 @@ from residuum.threads import cores
 
 BAD_FRACTION = 0.05
 """More bad pictures than this share of a set stop everything: then it is the set that is wrong, not the pictures."""
+
+_SAMPLED_GROUPS = 64
+"""A sample of a streamed set is taken from at most so many of its groups."""
 
 _CHUNK = 256
 """Pictures that one thread decodes at a time: enough that handing out the work costs nothing beside it."""
@@ -137,12 +141,78 @@ class BytesSet:
 
     def open(self, index: int, at_least_px: int | None = None) -> Image.Image:
         """Returns picture `index`; raises PictureError."""
+        return _opened(self.encoded(index), self, index, at_least_px)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Returns the bytes of picture `index`; None where its row holds none."""
         row = _row(self.rows, index)
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
-        content = self.chunks[chunk][row - int(self._starts[chunk])].as_py()
-        if content is None:
-            raise PictureError(self.name(index), "its row holds no bytes")
-        return imaging.open_picture(content, self.mode, name=self.name(index), at_least_px=at_least_px)
+        content: bytes | None = self.chunks[chunk][row - int(self._starts[chunk])].as_py()
+        return content
+
+
+class Store(Protocol):
+    """Encoded pictures on the disk, by row. Rows that are best read together are a group: a tar shard, a row group.
+
+    Safe to use from threads.
+    """
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """The row at which each group begins. Shapes: [G]."""
+
+    def read(self, row: int) -> bytes | None:
+        """Returns the bytes of a picture; None where its row holds none.
+
+        Raises:
+            DataError: the file that holds it cannot be read any more.
+        """
+
+    def most_buffered(self, count: int) -> int:
+        """Returns how many pictures a shuffle buffer may hold where `count` pictures, spread evenly, are used."""
+
+
+@dataclass(frozen=True)
+class StreamedSet:
+    """Encoded pictures in a `store`, read when asked. Names and `rows` are as in `ResidentSet`. Shapes: labels int64
+    [N]."""
+
+    store: Store
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    prefix: str = ""
+    paths: Paths | None = None
+    mode: Mode = "RGB"
+    rows: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def name(self, index: int) -> str:
+        """Returns what messages call picture `index`."""
+        return _name(self.prefix, self.paths, self.rows, index)
+
+    def open(self, index: int, at_least_px: int | None = None) -> Image.Image:
+        """Returns picture `index`; raises PictureError."""
+        return _opened(self.encoded(index), self, index, at_least_px)
+
+    def encoded(self, index: int) -> bytes | None:
+        """Returns the bytes of picture `index`; None where its row holds none."""
+        return self.store.read(_row(self.rows, index))
+
+    def order(self, *, buffer: int, seed: int, epoch: int, batch_size: int, rank_count: int) -> NDArray[np.int64]:
+        """Returns the order in which training sees the pictures in `epoch`, as `streaming_order` does."""
+        at, lengths = in_groups(self.rows, self.store.starts, len(self))
+        buffer = min(buffer, self.store.most_buffered(len(self)))
+        return at[
+            streaming_order(lengths, buffer, seed=seed, epoch=epoch, batch_size=batch_size, rank_count=rank_count)
+        ]
+
+    def sample(self, count: int) -> NDArray[np.int64]:
+        """Returns the indices of at most `count` pictures, rising, spread evenly over a few of the groups: nearly the
+        whole set would be read otherwise."""
+        at, lengths = in_groups(self.rows, self.store.starts, len(self))
+        return np.sort(at[spread_over_groups(lengths, count, _SAMPLED_GROUPS)])
 
 
 def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> ImageSet:
@@ -151,7 +221,7 @@ def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> Imag
     if isinstance(images, ResidentSet):
         rows = at if images.rows is None else images.rows[at]
         return replace(images, images=images.images[at], labels=images.labels[at], rows=rows)
-    if isinstance(images, FileSet | BytesSet):
+    if isinstance(images, FileSet | BytesSet | StreamedSet):
         rows = at if images.rows is None else images.rows[at]
         return replace(images, labels=images.labels[at], rows=rows)
     raise TypeError(f"a part cannot be taken of {type(images).__name__}")
@@ -159,7 +229,7 @@ def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> Imag
 
 def relabelled(images: ImageSet, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
     """Returns the same pictures under other labels and classes."""
-    if isinstance(images, ResidentSet | FileSet | BytesSet):
+    if isinstance(images, ResidentSet | FileSet | BytesSet | StreamedSet):
         return replace(images, labels=labels, classes=classes)
     raise TypeError(f"{type(images).__name__} cannot be relabelled")
 
@@ -171,9 +241,14 @@ def in_mode(images: ImageSet, mode: Mode) -> ImageSet:
     if isinstance(images, ResidentSet):
         converted = [np.asarray(images.open(i).convert(mode)) for i in range(len(images))]
         return replace(images, images=np.stack(converted).reshape(*images.images.shape[:3], -1), mode=mode)
-    if isinstance(images, FileSet | BytesSet):
+    if isinstance(images, FileSet | BytesSet | StreamedSet):
         return replace(images, mode=mode)
     raise TypeError(f"{type(images).__name__} has no other mode")
+
+
+def sampled(images: ImageSet, count: int) -> NDArray[np.int64]:
+    """Returns the indices of at most `count` pictures, rising, spread evenly; see `StreamedSet.sample`."""
+    return images.sample(count) if isinstance(images, StreamedSet) else spread(len(images), count)
 
 
 def opened(
@@ -205,7 +280,7 @@ def common_size(images: ImageSet, largest_px: int | None = None, sample: int = 2
     With `largest_px` it is None too where the shorter side is longer than that; the first such picture ends the search.
     """
     common: tuple[int, int] | None = None
-    for index in np.unique(np.linspace(0, len(images) - 1, min(sample, len(images))).astype(np.int64)).tolist():
+    for index in sampled(images, sample).tolist():
         try:
             size = images.open(index).size
         except PictureError:
@@ -295,7 +370,15 @@ def _origin(images: ImageSet) -> tuple[str, NDArray[np.int64] | None, Paths | No
         return "", images.rows, images.paths
     if isinstance(images, BytesSet):
         return images.prefix, images.rows, None
+    if isinstance(images, StreamedSet):
+        return images.prefix, images.rows, images.paths
     raise TypeError(f"{type(images).__name__} cannot be made resident")
+
+
+def _opened(content: bytes | None, images: ImageSet, index: int, at_least_px: int | None) -> Image.Image:
+    if content is None:
+        raise PictureError(images.name(index), "its row holds no bytes")
+    return imaging.open_picture(content, images.mode, name=images.name(index), at_least_px=at_least_px)
 
 
 def _row(rows: NDArray[np.int64] | None, index: int) -> int:

@@ -6,21 +6,23 @@
 | `synthetic[:COUNTxCLASSESxPX]`     | noise around a colour for each class, for tests                               |
 | `cifar10`, `cifar100`              | found in a cache, or downloaded with a checked hash                           |
 | a folder                           | of class folders; of parts (train/, val/, test/) with class folders; of shards |
-| `*.parquet`, a glob of them        | shards in the layout of the Hugging Face hub                                  |
+| `*.parquet`                        | shards in the layout of the Hugging Face hub                                  |
+| `*.tar`                            | shards in the layout of WebDataset                                            |
+| `train-*.tar`, `{000..123}.tar`    | a pattern of shards: what it matches, or all that its braces say              |
 | `*.csv`, `*.tsv`                   | a table of path,label and, optionally, split                                  |
 """
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from residuum import recipe
-from residuum.data import builtin, cifar, folders, parquet, tables
+from residuum.data import builtin, cifar, folders, parquet, patterns, tables, tar
 from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, stratified_split
 from residuum.data.paths import displayed
 from residuum.data.sets import (
@@ -118,20 +120,25 @@ def find(source: str) -> Found:
         return cifar.find(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        shards = parquet.shards_of(path)
-        return parquet.find(shards, _title(path)) if shards else folders.find(path)
+        if shards := parquet.shards_of(path):
+            return parquet.find(shards, _title(path))
+        tars = tar.shards_of(path)
+        return tar.find(tars, path) if tars else folders.find(path)
     if path.is_file():
         if path.suffix.lower() == ".parquet":
             return parquet.find([path], path.stem)
+        if path.suffix.lower() == tar.SUFFIX:
+            return tar.find(tar.grouped([path]), path.parent)
+        tar.refuse_if_compressed(path)
         if path.suffix.lower() in tables.SUFFIXES:
             return tables.find(path)
         raise DataError(
             f"{displayed(source)} is a file that is not an image set.",
-            expected="Expected a folder, a .csv or .tsv of path,label, or .parquet shards.",
+            expected="Expected a folder, a .csv or .tsv of path,label, or .parquet or .tar shards.",
             hint="To predict single pictures: residuum predict BUNDLE FILE",
         )
-    if glob.has_magic(source):
-        return _find_glob(source)
+    if patterns.is_pattern(source):
+        return _find_pattern(source)
     raise DataError(
         f"There is no image set at {displayed(source)!r}.",
         expected=did_you_mean(source, _NAMED) or f"Expected a path, or one of {', '.join(_NAMED)}.",
@@ -139,17 +146,19 @@ def find(source: str) -> Found:
     )
 
 
-def _find_glob(source: str) -> Found:
-    pattern = str(Path(source).expanduser())
-    files = [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 (the pattern may be absolute)
+def _find_pattern(source: str) -> Found:
+    files = patterns.files_of(source)
     shards = [file for file in files if file.suffix.lower() == ".parquet"]
-    if not shards:
-        raise DataError(
-            f"The pattern {displayed(source)!r} matches {len(files)} files, and none of them is .parquet.",
-            expected="Expected Parquet shards, such as 'cifar10/*.parquet'.",
-            hint="Quote the pattern, so that the shell leaves it alone.",
-        )
-    return parquet.find(shards, _title(shards[0].parent))
+    if shards:
+        return parquet.find(shards, _title(shards[0].parent))
+    shards = [file for file in files if file.suffix.lower() == tar.SUFFIX]
+    if shards:
+        return tar.find(tar.grouped(shards), Path(os.path.commonpath([shard.parent for shard in shards])))
+    raise DataError(
+        f"The pattern {displayed(source)!r} matches {len(files)} files, and none of them is .parquet or .tar.",
+        expected="Expected shards, such as 'cifar10/*.parquet' or 'train-*.tar'.",
+        hint="Quote the pattern, so that the shell leaves it alone.",
+    )
 
 
 def _title(folder: Path) -> str:

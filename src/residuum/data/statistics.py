@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from residuum.data.sets import ImageSet, ResidentSet, opened
+from residuum.data.sets import ImageSet, ResidentSet, opened, sampled
 from residuum.errors import PictureError
 
 _SAMPLE_PX = 64
@@ -44,9 +44,8 @@ def _resident_counts(images: ResidentSet) -> NDArray[np.float64]:
 
 def _sampled_counts(images: ImageSet, limit: int) -> NDArray[np.float64]:
     counts = np.zeros((3 if images.mode == "RGB" else 1, 256))
-    at = np.unique(np.linspace(0, len(images) - 1, min(limit, len(images))).astype(np.int64))
     first: PictureError | None = None
-    for _, found in opened(images, at, _SAMPLE_PX):
+    for _, found in opened(images, sampled(images, limit), _SAMPLE_PX):
         if isinstance(found, PictureError):
             first = first or found
         else:

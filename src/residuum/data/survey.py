@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from residuum.data import cifar, folders, parquet, sources, tables
+from residuum.data import cifar, folders, parquet, sources, tables, tar
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import PathsBuilder, displayed, natural_key
 from residuum.data.sets import ImageSet
@@ -67,7 +67,7 @@ def survey(source: str) -> Survey:
     """
     path = Path(source).expanduser()
     named = source.split(":", maxsplit=1)[0] in ("digits", "synthetic") or source in cifar.ARCHIVES
-    if not named and path.is_dir() and not parquet.shards_of(path):
+    if not named and path.is_dir() and not parquet.shards_of(path) and not tar.shards_of(path):
         return _folder(path)
     if not named and path.is_file() and path.suffix.lower() in tables.SUFFIXES:
         return _plain(_table(path))

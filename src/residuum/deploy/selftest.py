@@ -23,8 +23,9 @@ from residuum.errors import VerificationError, WeightsError
 from residuum.models import create_model, saved
 from residuum.models.layers import Network
 from residuum.recipe import Augment, Data, Model, OneCycle, PadCrop, Recipe, Sgd
+from residuum.training.build import build
 from residuum.training.loop import train_epoch
-from residuum.training.run import Run, build
+from residuum.training.run import Run
 
 Test = Callable[[torch.device, Path], str]
 
@@ -200,8 +201,8 @@ def _epoch_losses(run: Run) -> list[float]:
     while run.epoch < run.recipe.epochs:
         train_epoch(run)
         run.epoch += 1
-        losses.append(float(run.epoch_loss) / run.epoch_steps)
-        run.epoch_loss, run.epoch_steps = torch.zeros_like(run.epoch_loss), 0
+        losses.append(run.epoch_loss / run.epoch_steps)
+        run.epoch_loss, run.epoch_steps = 0.0, 0
     return losses
 
 

@@ -283,6 +283,7 @@ class Run:
             "step": self.step,
             "steps_per_epoch": len(self.train_loader),
             "batch_size": self.recipe.data.batch_size,
+            "dealt_to": self.train_loader.dealt_to(self.epoch),
             "parts_of_a_batch": self.parts_of_a_batch,
             "batch_was_split": self.batch_was_split,
             "epoch_loss": self.epoch_loss,
@@ -300,6 +301,7 @@ class Run:
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
         """The inverse of `numbers`. Where an epoch has other steps now, it goes on after as many pictures."""
         self.epoch, self.step = numbers["epoch"], numbers["step"]
+        self.train_loader.deal_to(self.epoch, numbers["dealt_to"])
         steps, then = len(self.train_loader), numbers["steps_per_epoch"]
         if (steps, self.recipe.data.batch_size) != (then, numbers["batch_size"]):
             images = (self.step - self.epoch * then) * numbers["batch_size"]

@@ -64,51 +64,62 @@ def train(
         PeerError: another process of this run has failed.
     """
     changes = {**(changes or {}), **more}
+    _refuse_contradictions(resume, out, override)
+    stop = Stop()
+    with joined() as world, listening(stop):
+        place = hardware.choose_device(device, world.local_rank)
+        resume = resume or _earlier_life(recipe, data, out, changes, world)
+        created: list[Path] | None = None
+        if resume is None:
+            run, created = _begun(choose_recipe(recipe, data, changes), out, place, listener, stop, world)
+        else:
+            with _refusals_named(Path(resume)):
+                run = resumed(
+                    Path(resume), recipe, data, changes, place, listener, override=override, stop=stop, world=world
+                )
+        try:
+            with _refusals_named(run.folder):
+                _announce(run)
+                run.start_clock()
+                with stop.between_steps():
+                    fit(run)
+        except ResourceError:
+            _remove_if_empty_handed(run.folder, created)
+            raise
+        with _refusals_named(run.folder):
+            finish(run)
+    return run
+
+
+def _refuse_contradictions(resume: str | Path | None, out: str | Path | None, override: bool) -> None:
     if override and resume is None:
         raise UsageError(
             "--override is for a run that is resumed.",
             expected="Expected --resume RUN with it.",
             hint="Leave it out for a new run.",
         )
-    stop = Stop()
-    with joined() as world, listening(stop):
-        place = hardware.choose_device(device, world.local_rank)
-        resume = resume or _earlier_life(recipe, data, out, changes, world)
-        if resume is None:
-            run = _begun(choose_recipe(recipe, data, changes), out, place, listener, stop, world)
-        else:
-            if out is not None and Path(out) != Path(resume):
-                raise UsageError(
-                    f"A resumed run has its folder already, {resume}.",
-                    expected="Expected --resume without --out.",
-                    hint=f"Go on with: residuum train --resume {shlex.quote(str(resume))}",
-                )
-            with _refusals_named(Path(resume)):
-                run = resumed(
-                    Path(resume), recipe, data, changes, place, listener, override=override, stop=stop, world=world
-                )
-        with _refusals_named(run.folder):
-            _announce(run)
-            run.start_clock()
-            with stop.between_steps():
-                fit(run)
-            finish(run)
-    return run
+    if None not in (resume, out):
+        raise UsageError(
+            f"A resumed run has its folder already, {resume}.",
+            expected="Expected --resume without --out.",
+            hint=f"Go on with: residuum train --resume {shlex.quote(str(resume))}",
+        )
 
 
 def _begun(
     wanted: Recipe, out: str | Path | None, device: torch.device, listener: Listener | None, stop: Stop, world: World
-) -> Run:
-    """Returns a new run in a new folder, which is taken back where the run cannot begin."""
+) -> tuple[Run, list[Path] | None]:
+    """Returns a new run and the folders that were created for it (None in a process that does not write), which are
+    taken back where it cannot begin.
+    """
     folder, created = world.from_main(lambda: _new_folder(wanted, out))
     try:
         with _refusals_named(folder):
-            return start(wanted, folder, device, listener, stop, world)
+            return start(wanted, folder, device, listener, stop, world), created if world.is_main else None
     except Stopped:
         raise
     except BaseException:
-        if world.is_main:
-            _remove_if_empty_handed(folder, created)
+        _remove_if_empty_handed(folder, created if world.is_main else None)
         raise
 
 
@@ -225,9 +236,11 @@ def _first_free(parent: Path, name: str) -> Path:
             return folder
 
 
-def _remove_if_empty_handed(folder: Path, created: Sequence[Path]) -> None:
-    """Takes back a run folder without any weights in it, and the folders around it that were created for it."""
-    if (folder / "best").exists() or (folder / "last").exists():
+def _remove_if_empty_handed(folder: Path, created: Sequence[Path] | None) -> None:
+    """Takes back a run folder without any weights in it, and the folders around it, where they were `created` for it (None: it is an
+    older run's, and stays).
+    """
+    if created is None or (folder / "best").exists() or (folder / "last").exists():
         return
     for file in ("recipe.toml", "data.json", "env.json", "log.txt", "metrics.jsonl"):
         (folder / file).unlink(missing_ok=True)
