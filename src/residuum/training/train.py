@@ -237,8 +237,9 @@ def _first_free(parent: Path, name: str) -> Path:
 
 
 def _remove_if_empty_handed(folder: Path, created: Sequence[Path] | None) -> None:
-    """Takes back a run folder without any weights in it, and the folders around it, where they were `created` for it (None: it is an
-    older run's, and stays).
+    """Takes back a run folder without any weights in it, and the folders that were `created` for it.
+
+    Where `created` is None, it is the folder of a run that was there before, and stays.
     """
     if created is None or (folder / "best").exists() or (folder / "last").exists():
         return
