@@ -191,8 +191,8 @@ print(json.dumps({"entries": batch, "after_mb": round(rss_mb(), 1), "peak_mb": r
 )
 
 
-def write(name: str, **row: object) -> None:
-    """Appends a row to a table under docs/results/, and shows it."""
+def write(name: str, *, instead_of: str = "", **row: object) -> None:
+    """Appends a row to a table under docs/results/, and shows it; rows with the same `instead_of` go."""
     about = hardware.describe(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     versions = about["versions"]
     assert isinstance(versions, dict)
@@ -205,7 +205,7 @@ def write(name: str, **row: object) -> None:
     }
     path = RESULTS / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = _read(path)
+    rows = [old for old in _read(path) if not instead_of or old[instead_of] != str(row[instead_of])]
     columns = list(dict.fromkeys([*(rows[0] if rows else ()), *row]))
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -100,6 +100,32 @@ ALONE = World()
 """The world of one."""
 
 
+def announced() -> World:
+    """Returns the world that torchrun's variables, or srun's, speak of, not joined yet.
+
+    Raises:
+        UsageError: they do not describe one.
+    """
+    known = os.environ
+    if "WORLD_SIZE" not in known and known.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        _translate_slurm()
+    try:
+        size = int(known.get("WORLD_SIZE", "1"))
+        rank, local = int(known.get("RANK", "0")), int(known.get("LOCAL_RANK", "0"))
+        restarts = int(known.get("TORCHELASTIC_RESTART_COUNT", "0"))
+    except ValueError:
+        size, rank, local, restarts = 0, 0, 0, 0
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 and name not in known]
+    if missing or not 0 <= rank < max(size, 0):
+        raise UsageError(
+            f"WORLD_SIZE={known.get('WORLD_SIZE')!r} and RANK={known.get('RANK')!r} do not describe a world"
+            + (f": {', '.join(missing)} not set." if missing else "."),
+            expected="Expected what torchrun sets: 0 <= RANK < WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
+            hint="Start with: torchrun --nproc-per-node=N -m residuum train ...; or unset WORLD_SIZE.",
+        )
+    return World(rank, size, local, restarts)
+
+
 @contextlib.contextmanager
 def joined() -> Iterator[World]:
     """Yields the world that this process was started into, joined for as long as the context lasts.
@@ -108,7 +134,7 @@ def joined() -> Iterator[World]:
         UsageError: the environment speaks of a world and is incomplete.
         PeerError: another process has failed meanwhile.
     """
-    found = _from_environment()
+    found = announced()
     if found.size == 1:
         yield found
         return
@@ -198,32 +224,10 @@ class _BatchNormOfAll(torch.nn.BatchNorm2d):
         return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None]).to(input.dtype)
 
 
-def _from_environment() -> World:
-    """Reads who this process is from torchrun's variables, or srun's, and nothing where there are none."""
-    known = os.environ
-    if "WORLD_SIZE" not in known and int(known.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
-        _translate_slurm()
-    try:
-        size = int(known.get("WORLD_SIZE", "1"))
-        rank, local = int(known.get("RANK", "0")), int(known.get("LOCAL_RANK", "0"))
-        restarts = int(known.get("TORCHELASTIC_RESTART_COUNT", "0"))
-    except ValueError:
-        size, rank, local, restarts = 0, 0, 0, 0
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 and name not in known]
-    if missing or not 0 <= rank < max(size, 0):
-        raise UsageError(
-            f"WORLD_SIZE={known.get('WORLD_SIZE')!r} and RANK={known.get('RANK')!r} do not describe a world"
-            + (f": {', '.join(missing)} not set." if missing else "."),
-            expected="Expected what torchrun sets: 0 <= RANK < WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
-            hint="Start with: torchrun --nproc-per-node=N -m residuum train ...; or unset WORLD_SIZE.",
-        )
-    return World(rank, size, local, restarts)
-
-
 def _translate_slurm() -> None:
     """Sets torchrun's variables from those that srun sets for each task of a step."""
     known = os.environ
-    job = int(known.get("SLURM_JOB_ID", "0"))
+    job = int(re.sub(r"\D", "", known.get("SLURM_JOB_ID", "")) or 0)
     nodes = known.get("SLURM_STEP_NODELIST") or known.get("SLURM_JOB_NODELIST", "")
     known.setdefault("MASTER_ADDR", first_host(nodes) or "127.0.0.1")
     known.setdefault("MASTER_PORT", str(20_000 + job % 20_000))  # tasks of one job agree on it without talking

@@ -1,17 +1,17 @@
-"""How much memory there is to be had: of the machine, of the container, and of this process."""
+"""How much memory there is to be had: of the machine, of the container, and of this process.
+
+Source: the kernel's documentation of /proc/meminfo, and of cgroup v1 and v2 for the limits of containers.
+"""
 
 from __future__ import annotations
 
 import math
 import re
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
-_CGROUP = Path("/sys/fs/cgroup")
-_CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def available_bytes() -> float:
@@ -19,29 +19,43 @@ def available_bytes() -> float:
     return min(_of_machine(), _of_container(), _of_process())
 
 
+def control_groups(controller: str, *names: tuple[str, str]) -> Iterator[tuple[str, ...]]:
+    """Yields what the control groups of this process, and those around them, say in files.
+
+    Each of `names` is a file of cgroup v2 and the one of v1 that says the same.
+    """
+    for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else ():
+        _, controllers, path = line.split(":", maxsplit=2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = _CGROUPS / controller if controllers else _CGROUPS
+        place = root / path.lstrip("/")
+        for folder in (place, *place.parents):
+            files = [folder / name[bool(controllers)] for name in names]
+            if folder.is_relative_to(root) and all(file.is_file() for file in files):
+                yield tuple(file.read_text().strip() for file in files)
+
+
 def _of_machine() -> float:
-    found = re.search(r"^MemAvailable: *([0-9]+) kB", _read(Path("/proc/meminfo")), re.MULTILINE)
-    return int(found[1]) * 1024 if found else math.inf
+    found = _kilobytes(Path("/proc/meminfo"), "MemAvailable")
+    return math.inf if found is None else found
 
 
 def _of_container() -> float:
-    """The limit of the control group less what is in use, in either version of Linux's control groups."""
-    for limit, usage in _CGROUP_FILES:
-        most, used = _read(_CGROUP / limit).strip(), _read(_CGROUP / usage).strip()
-        if most.isdecimal() and used.isdecimal():
-            return max(0, int(most) - int(used))
-    return math.inf
+    limits = control_groups(
+        "memory", ("memory.max", "memory.limit_in_bytes"), ("memory.current", "memory.usage_in_bytes")
+    )
+    return min((max(0, int(most) - int(used)) for most, used in limits if most.isdecimal()), default=math.inf)
 
 
 def _of_process() -> float:
     """The limit on the address space (ulimit -v) less what is in use."""
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    found = re.search(r"^VmSize: *([0-9]+) kB", _read(Path("/proc/self/status")), re.MULTILINE)
-    return math.inf if most == resource.RLIM_INFINITY or not found else max(0, most - int(found[1]) * 1024)
+    used = _kilobytes(Path("/proc/self/status"), "VmSize")
+    return math.inf if most == resource.RLIM_INFINITY or used is None else max(0, most - used)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+def _kilobytes(file: Path, key: str) -> int | None:
+    """Returns a line of a file of the kernel's, in bytes."""
+    found = re.search(rf"^{key}:\s*(\d+) kB", file.read_text() if file.is_file() else "", re.MULTILINE)
+    return int(found[1]) * 1024 if found else None

@@ -21,6 +21,7 @@ from residuum.data.check import check
 from residuum.data.sets import BytesSet, ResidentSet, StreamedSet, subset
 from residuum.data.sources import find, open_parts, open_single, statistics
 from residuum.errors import DataError, PictureError, ResourceError
+from residuum.memory import available_bytes
 
 
 def png(level: int, px: int = 80) -> bytes:
@@ -125,8 +126,8 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 def with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if 8,000 bytes were free: less than four times a shard of these tests, and more than four row groups."""
-    assert parquet._available_bytes() > 2**20
-    monkeypatch.setattr(parquet, "_available_bytes", lambda: 8000)
+    assert available_bytes() > 2**20
+    monkeypatch.setattr(parquet, "available_bytes", lambda: 8000)
 
 
 @pytest.mark.parametrize("struct", [True, False])
@@ -162,7 +163,7 @@ def test_shards_larger_than_memory_are_streamed_and_hold_the_same(
 
 def test_a_row_group_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
-    monkeypatch.setattr(parquet, "_available_bytes", lambda: 1000)
+    monkeypatch.setattr(parquet, "available_bytes", lambda: 1000)
     with pytest.raises(ResourceError, match=r"train\.parquet has a row group .*row_group_size"):
         opened(tmp_path)
 

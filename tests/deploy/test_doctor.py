@@ -35,8 +35,8 @@ def cgroups(place: Path, own: str, files: dict[str, str], monkeypatch: pytest.Mo
     for name, text in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_text(text + "\n")
-    monkeypatch.setattr(machine, "_CGROUPS", place)
-    monkeypatch.setattr(machine, "_OWN_CGROUPS", place / "own")
+    monkeypatch.setattr("residuum.memory._CGROUPS", place)
+    monkeypatch.setattr("residuum.memory._OWN_CGROUPS", place / "own")
 
 
 def test_memory_is_what_the_kernel_says() -> None:

@@ -48,10 +48,17 @@ def note(text: str) -> None:
 
 
 def complain(error: ResiduumError, *, in_full: bool = False) -> int:
-    """Prints an error on stderr in its three parts, `in_full` also where it came from; returns its exit code."""
+    """Prints an error on stderr in its three parts, `in_full` also where it came from; returns its exit code.
+
+    Of several processes each says which one it is; that all of them were stopped, the first says alone.
+    """
+    rank = os.environ.get("RANK", "0") if os.environ.get("WORLD_SIZE", "1") != "1" else None
+    if isinstance(error, Stopped) and rank not in (None, "0"):
+        return error.exit_code
     if in_full:
         note("".join(traceback.format_exception(error)).rstrip())
-    note(error.what if isinstance(error, Stopped) else f"Error: {error.what}")
+    title = "Error: " if rank is None else f"Error in process {rank}: "
+    note(error.what if isinstance(error, Stopped) else f"{title}{error.what}")
     for part in (error.expected, error.hint):
         if part:
             note(f"  {part}")

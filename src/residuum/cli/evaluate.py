@@ -47,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli import progress
     from residuum.cli.changes import go_offline
     from residuum.cli.csvfile import csv_writer
+    from residuum.distributed import announced
     from residuum.evaluation.trained import evaluate_in_full, rows
 
     def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
@@ -56,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
                 tell(len(batch.labels))
 
     go_offline(arguments.offline)
-    with csv_writer(arguments.csv, _COLUMNS) as write:
+    with csv_writer(arguments.csv if announced().is_main else None, _COLUMNS) as write:
         done = evaluate_in_full(
             arguments.bundle,
             arguments.data,
@@ -71,7 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.csv is not None:
             for row in rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes)):
                 write(row)
-    _tell(done, arguments)
+    if done.world.is_main:
+        _tell(done, arguments)
     return 0
 
 

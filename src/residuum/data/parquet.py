@@ -10,7 +10,6 @@ schema's metadata; shards are called PART-00000-of-00002.parquet.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from residuum.data.paths import displayed, natural_key
 from residuum.data.row_groups import RowGroupStore, Shard, bytes_in, held_for, unreadable
 from residuum.data.sets import BytesSet, ImageSet, StreamedSet
 from residuum.errors import DataError, ResourceError
+from residuum.memory import available_bytes
 
 RESIDENT_FRACTION = 0.25
 """Shards that take more than this share of the memory that is available are streamed."""
@@ -57,7 +57,7 @@ def find(files: Sequence[Path], title: str) -> Found:
         groups.setdefault(_part(file), []).append(file)
     layouts = {file: _layout(file) for file in files}
     warnings: list[str] = []
-    streamed = sum(file.stat().st_size for file in files) > RESIDENT_FRACTION * _available_bytes()
+    streamed = sum(file.stat().st_size for file in files) > RESIDENT_FRACTION * available_bytes()
     stores = _stores(groups, layouts) if streamed else {}
     tables = {part: _read(group, layouts, with_pictures=not streamed) for part, group in groups.items()}
     names = next((layout.names for layout in layouts.values() if layout.names is not None), None)
@@ -209,7 +209,7 @@ def _refuse_too_large(shards: Sequence[Shard]) -> None:
     """Refuses shards of which a row group, which is read whole, takes most of the memory that is available."""
     sizes = {shard.path: max(shard.sizes(), default=0) for shard in shards}
     worst = max(sizes, key=sizes.__getitem__)
-    free = _available_bytes()
+    free = available_bytes()
     if sizes[worst] > free / 4:  # two or three are in memory at a time
         raise ResourceError(
             f"{displayed(str(worst))} has a row group of {sizes[worst] / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB of "
@@ -217,15 +217,6 @@ def _refuse_too_large(shards: Sequence[Shard]) -> None:
             expected="Expected row groups of less than a quarter of the memory.",
             hint="Write the shards with smaller ones: pyarrow.parquet.write_table(table, FILE, row_group_size=256)",
         )
-
-
-def _available_bytes() -> float:
-    """The memory that can be had without swapping, as Linux estimates it; no limit where the system does not say."""
-    try:
-        found = re.search(r"^MemAvailable: *([0-9]+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        return math.inf
-    return int(found[1]) * 1024 if found else math.inf
 
 
 def _classes(columns: Sequence[pa.ChunkedArray]) -> tuple[str, ...]:

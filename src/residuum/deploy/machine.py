@@ -1,16 +1,13 @@
-"""What computes here: processor, memory, GPUs, what torch can do with them, and what several processes speak over.
-
-Source: the kernel's documentation of cgroup v1 and v2 for the limits of containers.
-"""
+"""What computes here: processor, memory, GPUs, what torch can do with them, and what several processes speak over."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
 import sysconfig
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,8 @@ from typing import Any
 import torch
 
 from residuum import hardware
+from residuum.memory import available_bytes, control_groups
 
-_CGROUPS, _OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes its lack of a limit as a number near 2^63."""
 
@@ -109,38 +106,21 @@ def _nvidia_driver() -> str | None:
 
 
 def _memory() -> dict[str, int | None]:
-    limits = [int(text) for text in _limits("memory", "memory.max", "memory.limit_in_bytes") if text.isdecimal()]
+    groups = control_groups("memory", ("memory.max", "memory.limit_in_bytes"))
+    limits = [int(text) for (text,) in groups if text.isdecimal()]
+    available = available_bytes()
     return {
         "total_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "available_bytes": _available_bytes(),
+        "available_bytes": None if math.isinf(available) else int(available),
         "limit_bytes": min((limit for limit in limits if limit < _UNLIMITED_BYTES), default=None),
     }
-
-
-def _available_bytes() -> int | None:
-    file = Path("/proc/meminfo")
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", file.read_text(), re.MULTILINE) if file.is_file() else None
-    return int(found[1]) * 1024 if found else None
 
 
 def _cores_quota() -> float | None:
     """Returns how many cores' worth of time a container gets; None for no limit."""
     quotas = []
-    for text in _limits("cpu", "cpu.max", "cpu.cfs_quota_us"):
+    for (text,) in control_groups("cpu", ("cpu.max", "cpu.cfs_quota_us")):
         quota, period = (*text.split(), "100000")[:2]
         if quota.isdecimal():
             quotas.append(int(quota) / int(period))
     return min(quotas, default=None)
-
-
-def _limits(controller: str, file: str, file_v1: str) -> Iterator[str]:
-    """Yields what the control groups of this process, and those around them, say in `file` (v1: in `file_v1`)."""
-    for line in _OWN_CGROUPS.read_text().splitlines() if _OWN_CGROUPS.is_file() else ():
-        _, controllers, path = line.split(":", maxsplit=2)
-        if controllers and controller not in controllers.split(","):
-            continue
-        root, name = (_CGROUPS / controller, file_v1) if controllers else (_CGROUPS, file)
-        place = root / path.lstrip("/")
-        for folder in (place, *place.parents):
-            if folder.is_relative_to(root) and (folder / name).is_file():
-                yield (folder / name).read_text().strip()

@@ -12,6 +12,7 @@ from residuum.data.loading import Batch, EvalLoader, OnBadImage
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
+from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
@@ -22,7 +23,8 @@ Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network fared: `model` is its name, `what` the pictures in words, `skipped` the reason by file."""
+    """How a network fared: `model` is its name, `what` the pictures in words, `skipped` the reason by file, `world` the
+    processes that found it out together."""
 
     model: str
     what: str
@@ -30,6 +32,7 @@ class Evaluation:
     predictions: Predictions
     images: ImageSet
     skipped: dict[str, str]
+    world: World
 
 
 def evaluate(
@@ -45,7 +48,8 @@ def evaluate(
 ) -> Scores:
     """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
 
-    Without `data` it is the set that the network was trained on, with the same pictures held out.
+    Without `data` it is the set that the network was trained on, with the same pictures held out. Processes that were
+    started together, by torchrun or srun, share the pictures, and each returns the scores of all of them.
 
     Raises:
         WeightsError: the bundle cannot be used.
@@ -90,21 +94,27 @@ def evaluate_in_full(
             expected=f"Expected a batch_size from 1, and one of {', '.join(get_args(OnBadImage))}.",
             hint="Leave them out for the defaults.",
         )
-    place = hardware.choose_device(device)
-    trained = saved.load(Path(bundle), place)
-    images, what, left_out = _pictures(trained, data, split, on_bad_image)
-    loader = EvalLoader(
-        images,
-        trained.preprocessing,
-        batch_size,
-        device=place,
-        channels_last=True,
-        workers=workers,
-        on_bad_image=on_bad_image,
-    )
-    autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
-    scores, predictions = score(trained.model, watch(loader, len(images)), trained.classes, autocast)
-    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, left_out | loader.skipped)
+    with joined() as world:
+        place = hardware.choose_device(device, world.local_rank)
+        autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
+        trained = saved.load(Path(bundle), place)
+        with world.one_after_the_other():
+            images, what, skipped = _pictures(trained, data, split, on_bad_image)
+        loader = EvalLoader(
+            images,
+            trained.preprocessing,
+            batch_size,
+            device=place,
+            channels_last=True,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            world=world,
+        )
+        batches = watch(loader, len(images)) if world.is_main else loader
+        scores, predictions = score(trained.model, batches, trained.classes, autocast, world)
+        for found in world.gather(loader.skipped):
+            skipped |= found
+    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, skipped, world)
 
 
 def _pictures(

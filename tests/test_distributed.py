@@ -1,0 +1,337 @@
+"""Worlds of several processes on this machine: who is who, exact scores, equal losses, and what the others are told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from residuum import distributed
+from residuum.distributed import ALONE, World, announced, first_host
+from residuum.errors import UsageError
+from residuum.recipe import Model, Recipe, to_toml
+
+TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"}
+SLURM = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"}
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that speaks of no world."""
+    for name in TORCHRUN | SLURM:
+        monkeypatch.delenv(name, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.usefixtures("environment")
+def test_without_torchrun_it_is_a_world_of_one() -> None:
+    assert announced() == ALONE
+    assert ALONE.is_main
+    assert ALONE.table([1.5, 2]) == [[1.5, 2]]
+    assert ALONE.gather("x") == ["x"]
+    assert ALONE.from_main(lambda: 3) == 3
+    with distributed.joined() as world:
+        assert world == ALONE
+
+
+def test_torchruns_variables_say_who_one_is(environment: pytest.MonkeyPatch) -> None:
+    told = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    for name, value in told.items():
+        environment.setenv(name, value)
+    assert announced() == World(rank=5, size=8, local_rank=1)
+
+
+def test_sruns_variables_say_who_one_is(environment: pytest.MonkeyPatch) -> None:
+    told = {
+        "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_STEP_NUM_TASKS": "16", "SLURM_JOB_ID": "123456",
+        "SLURM_STEP_NODELIST": "gpu[007-008]",
+    }  # fmt: skip
+    for name, value in told.items():
+        environment.setenv(name, value)
+    for name in TORCHRUN:  # so that what is set on the way goes afterwards
+        environment.setenv(name, "")
+        os.environ.pop(name)
+    assert announced() == World(rank=9, size=16, local_rank=1)
+    assert os.environ["MASTER_ADDR"] == "gpu007"
+    assert 20_000 <= int(os.environ["MASTER_PORT"]) < 40_000
+    for name in TORCHRUN:
+        os.environ.pop(name, None)
+
+
+def test_a_batch_script_of_slurm_is_a_world_of_one(environment: pytest.MonkeyPatch) -> None:
+    """Which has SLURM_NTASKS for the steps that it may start, and must not wait for anybody."""
+    environment.setenv("SLURM_NTASKS", "16")
+    environment.setenv("SLURM_PROCID", "0")
+    assert announced() == ALONE
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [("gpu[003-007,012],login", "gpu003"), ("a,b", "a"), ("node7", "node7"), ("n[1,3]-ib", "n1-ib"), ("", "")],
+)
+def test_the_first_host_of_slurms_list(nodes: str, first: str) -> None:
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"WORLD_SIZE": "2"},
+        {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "a", "MASTER_PORT": "1"},
+        {"WORLD_SIZE": "two", "RANK": "0"},
+        {"WORLD_SIZE": "0"},
+    ],
+)
+def test_half_a_world_is_refused(environment: pytest.MonkeyPatch, told: dict[str, str]) -> None:
+    for name, value in told.items():
+        environment.setenv(name, value)
+    with pytest.raises(UsageError, match="do not describe a world") as caught:
+        announced()
+    assert "torchrun" in caught.value.hint
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended, and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def started(size: int, words: list[str], cwd: Path, naming: str = "torchrun") -> list[subprocess.Popen[str]]:
+    """Starts the processes of a world, with the variables that torchrun or srun would set."""
+    port = free_port()
+    processes = []
+    for rank in range(size):
+        told = {
+            "torchrun": {
+                "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
+            },
+            "srun": {
+                "SLURM_PROCID": rank, "SLURM_LOCALID": rank, "SLURM_STEP_NUM_TASKS": size,
+                "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": port,
+            },
+        }[naming]  # fmt: skip
+        environment = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in told.items()}
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *words],
+                cwd=cwd,
+                env=environment,
+                text=True,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+            )
+        )
+    return processes
+
+
+def ended(processes: list[subprocess.Popen[str]], timeout_s: float = 90) -> list[Ended]:
+    """Waits for the processes of a world; one that hangs fails the test."""
+    found = []
+    try:
+        for process in processes:
+            out, err = process.communicate(timeout=timeout_s)
+            found.append(Ended(process.returncode, out, err))
+    finally:
+        for process in processes:
+            process.kill()
+    return found
+
+
+def world_recipe(tiny: Recipe) -> Recipe:
+    """`tiny` without what differs between worlds by its nature: drop-path, and parts whose batch norm is their own."""
+    return replace(
+        tiny,
+        epochs=2,
+        accumulate=1,
+        log_every_steps=1,
+        sync_batch_norm=True,
+        model=Model("resnet20_cifar", width=0.25),
+        data=replace(tiny.data, source="synthetic:90x3x8", eval_batch_size=8),
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The folders of the same recipe's runs in worlds of 1 and 2 processes, of torchrun's and of srun's kind."""
+    folder = tmp_path_factory.mktemp("worlds")
+    (folder / "recipe.toml").write_text(to_toml(world_recipe(tiny)), encoding="utf-8")
+    worlds = {"alone": (1, "torchrun"), "two": (2, "torchrun"), "srun": (2, "srun")}
+    command = ["-m", "residuum", "train", "-q", "--json", "--recipe", "recipe.toml", "--device", "cpu", "--out"]
+    processes = {name: started(size, [*command, name], folder, naming) for name, (size, naming) in worlds.items()}
+    for name, of_world in processes.items():
+        for rank, process in enumerate(ended(of_world)):
+            assert process.code == 0, process.err
+            assert bool(process.out) == (rank == 0), name  # one document on stdout, whatever the number of processes
+    return {name: folder / name for name in worlds}
+
+
+def records_of(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("name", ["two", "srun"])
+def test_losses_of_one_and_two_processes_are_the_same(runs: dict[str, Path], name: str) -> None:
+    alone, together = records_of(runs["alone"]), records_of(runs[name])
+    steps = [(one["loss"], two["loss"]) for one, two in zip(alone, together, strict=True) if one["kind"] == "step"]
+    assert len(steps) == 12
+    for one, two in steps:
+        assert two == pytest.approx(one, rel=1e-5)
+    epochs = [(one, two) for one, two in zip(alone, together, strict=True) if one["kind"] == "epoch"]
+    for one, two in epochs:
+        assert two["val_top1"] == one["val_top1"]
+        assert two["val_loss"] == pytest.approx(one["val_loss"], rel=1e-5)
+
+
+def test_only_the_first_process_writes(runs: dict[str, Path]) -> None:
+    def files(run: Path) -> set[str]:
+        return {file.relative_to(run).as_posix() for file in run.rglob("*")}
+
+    assert files(runs["two"]) == files(runs["alone"])
+
+
+def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path) -> None:
+    words = [
+        "-m",
+        "residuum",
+        "evaluate",
+        str(runs["two"] / "best"),
+        "--json",
+        "--batch-size",
+        "5",
+        "--csv",
+        "rows.csv",
+    ]
+    worlds = [started(size, words, tmp_path / str(size)) for size in (1, 2) if (tmp_path / str(size)).mkdir() is None]
+    (alone,), (first, second) = (ended(of_world) for of_world in worlds)
+    assert [alone.code, first.code, second.code] == [0, 0, 0], first.err
+    assert json.loads(first.out) == json.loads(alone.out)
+    assert second.out == ""
+    assert (tmp_path / "2" / "rows.csv").read_bytes() == (tmp_path / "1" / "rows.csv").read_bytes()
+
+
+FAILING = """
+import sys
+from residuum.cli.main import main
+from residuum.errors import DataError
+from residuum.training import loop
+original = loop.train_step
+
+def step(run, *arguments):
+    if run.world.rank == 1 and run.step == 3:
+        raise DataError("The picture of process 1 is gone.", expected="Expected it to stay.", hint="Put it back.")
+    return original(run, *arguments)
+
+loop.train_step = step
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_what_fails_in_one_process_is_told_by_the_others(tiny: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(to_toml(world_recipe(tiny)), encoding="utf-8")
+    words = ["train", "-q", "--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
+    first, second = ended(started(2, ["-c", FAILING, *words], tmp_path))
+    assert (first.code, second.code) == (3, 3)
+    assert "Process 1 of 2" in first.err
+    assert "has failed: The picture of process 1 is gone." in first.err
+    assert "Put it back." in first.err
+    assert "Error in process 1: The picture of process 1 is gone." in second.err
+    assert "Traceback" not in first.err + second.err
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = replace(world_recipe(tiny), epochs=100_000)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    words = ["-m", "residuum", "train", "-q", "--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
+    processes = started(2, words, tmp_path)
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    first, second = ended(processes)
+    assert (first.code, second.code) == (75, 75), first.err + second.err
+    assert "Stopped by SIGTERM; everything is saved." in first.err
+    assert second.err == ""
+    numbers = json.loads((tmp_path / "run" / "last" / "train_state.json").read_text(encoding="utf-8"))
+    assert numbers["step"] >= 1
+
+
+@pytest.mark.slow
+def test_two_agents_of_torchrun_on_one_machine(tiny: Recipe, runs: dict[str, Path], tmp_path: Path) -> None:
+    """As on two machines: c10d rendezvous, one process for each node."""
+    (tmp_path / "recipe.toml").write_text(to_toml(world_recipe(tiny)), encoding="utf-8")
+    agent = ["-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+    agent += [f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=residuum", "-m", "residuum", "train", "-q"]
+    agent += ["--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
+    clean = {name: value for name, value in os.environ.items() if name not in TORCHRUN}
+    agents = [
+        subprocess.Popen(
+            [sys.executable, *agent], cwd=tmp_path, env=clean, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    for done in ended(agents, timeout_s=150):
+        assert done.code == 0, done.err
+    losses = [[record["loss"] for record in records_of(run)] for run in (tmp_path / "run", runs["two"])]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+SYNCHRONISED = """
+import sys
+import torch
+from torch import nn
+from residuum.distributed import joined, synchronised
+
+torch.manual_seed(0)
+images, gradient = torch.randn(7, 5, 3, 4), torch.randn(7, 5, 3, 4)
+with joined() as world:
+    norm = synchronised(nn.Sequential(nn.BatchNorm2d(5)), torch.device("cpu"))
+    nn.init.uniform_(norm[0].weight, 0.5, 2)
+    cut = slice(0, 2) if world.rank == 0 else slice(2, 7)
+    own = images[cut].clone().requires_grad_()
+    answer = norm(own)
+    answer.backward(gradient[cut])
+    found = [answer.detach(), own.grad]
+    torch.save([*found, norm[0].weight.grad, norm[0].bias.grad, norm[0].running_mean, norm[0].running_var,
+                norm[0].weight.detach(), norm[0].num_batches_tracked], f"{sys.argv[1]}/{world.rank}.pt")
+"""
+
+
+def test_synchronised_batch_norm_is_torchs_on_the_whole_batch(tmp_path: Path) -> None:
+    for done in ended(started(2, ["-c", SYNCHRONISED, str(tmp_path)], tmp_path)):
+        assert done.code == 0, done.err
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    torch.manual_seed(0)
+    images, gradient = torch.randn(7, 5, 3, 4, requires_grad=True), torch.randn(7, 5, 3, 4)
+    norm = nn.BatchNorm2d(5)
+    norm.weight.data = first[6]
+    answer = norm(images)
+    answer.backward(gradient)
+    assert norm.weight.grad is not None
+    assert norm.bias.grad is not None
+    torch.testing.assert_close(torch.cat([first[0], second[0]]), answer.detach())
+    torch.testing.assert_close(torch.cat([first[1], second[1]]), images.grad)
+    torch.testing.assert_close(first[2] + second[2], norm.weight.grad)
+    torch.testing.assert_close(first[3] + second[3], norm.bias.grad)
+    for of_one in (first, second):
+        torch.testing.assert_close(of_one[4], norm.running_mean)
+        torch.testing.assert_close(of_one[5], norm.running_var)
+        assert of_one[7] == norm.num_batches_tracked == 1
