@@ -320,9 +320,7 @@ def _is_refused(last: Path) -> bool:
 def full_disks(folder: Path) -> Iterator[bool]:
     """A disk that fills up at 30 sizes of file while a checkpoint is saved: exit 5, the older one is as it was."""
     run = undisturbed(replace(TINY, epochs=1), folder / "run")
-    recipe = replace(TINY, epochs=2)
-    (run / "recipe.toml").write_text(to_toml(recipe))
-    (run / "data.json").write_text(json.dumps({**build(recipe, run, CPU).parts.record, "skipped": {}}))
+    _leave_resumable(replace(TINY, epochs=2), run)
     good, largest = state_of(run / "last"), max(file.stat().st_size for file in (run / "last").iterdir())
     for at in range(30):
         said = folder / "said.txt"
@@ -333,23 +331,59 @@ def full_disks(folder: Path) -> Iterator[bool]:
         yield code == 5 and told and state_of(run / "last") == good and "Traceback" not in words
 
 
-def _resume_within(run: Path, limit: int, said: Path) -> None:
+def _leave_resumable(recipe: Recipe, run: Path) -> None:
+    """Writes what `--resume` reads beside the checkpoint."""
+    (run / "recipe.toml").write_text(to_toml(recipe))
+    (run / "data.json").write_text(json.dumps({**build(recipe, run, CPU).parts.record, "skipped": {}}))
+
+
+def _resume_within(run: Path, limit: int | None, said: Path) -> None:
     """Goes on with a run in a process that may not write files larger than `limit` bytes."""
     with contextlib.redirect_stderr(io.StringIO()) as words:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         # The records, which are small, are written; the checkpoint is not.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         code = command(["train", "-q", "--resume", str(run), "--device", "cpu"])
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     said.write_text(words.getvalue())
     os._exit(code)
 
 
+def read_only(folder: Path) -> Iterator[bool]:
+    """A run resumed in a folder that cannot be written: exit 5, and what it held is as it was."""
+    place, said = folder / "place", folder / "said.txt"
+    place.mkdir()
+    root = os.geteuid() == 0  # for whom permissions do not count
+    if root:
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", place], check=True)
+    try:
+        run = undisturbed(replace(TINY, epochs=1), place / "run")
+        _leave_resumable(replace(TINY, epochs=2), run)
+        good = state_of(run / "last")
+        if root:
+            subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        else:
+            for held in (run, *run.rglob("*")):
+                held.chmod(0o555 if held.is_dir() else 0o444)
+        code = code_of(forked(functools.partial(_resume_within, run, None, said)))
+        words = said.read_text()
+        told = "needs" in words and "free" in words and str(run) in words
+        yield code == 5 and told and state_of(run / "last") == good and "Traceback" not in words
+    finally:
+        if root:
+            subprocess.run(["umount", place], check=True)
+        else:
+            for held in (place / "run", *(place / "run").rglob("*")):
+                held.chmod(0o755)
+
+
 PHASES = ("loading", "first step", "training", "evaluation", "report")
 
 
 def signals(folder: Path) -> Iterator[bool]:
-    """SIGTERM, SIGUSR1, SIGINT or SIGHUP while pictures are opened, in the first step, in training, in an evaluation or while the report is written: saved, exit 75 (130 for SIGINT) within 10 s, and resumed without a bit of difference."""
+    """SIGTERM, SIGUSR1, SIGINT or SIGHUP while pictures are opened, in the first step, in training, in an evaluation
+    or while the report is written: saved, exit 75 (130 for SIGINT) in under 10 s, resumed without a bit of difference.
+    """
     whole = undisturbed(TINY, folder / "whole")
     for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP):
         for at, phase in enumerate(PHASES):
@@ -415,7 +449,7 @@ def _slow_batches(original: Callable[..., Iterator[Any]], dawdle: Callable[[floa
 
 
 def worlds(folder: Path) -> Iterator[bool]:
-    """1 to 50 pictures scored by worlds of 1 to 4 processes in batches of 1 to 7: all scores equal those of one process."""
+    """1 to 50 pictures scored by 2 to 4 processes in batches of 1 to 7: all scores are those of one process."""
     answers = {}
     for size in (1, 2, 3, 4):
         out = folder / f"{size}.json"
@@ -520,7 +554,9 @@ sys.exit(main(sys.argv[2:]))
 
 
 def restarts(folder: Path) -> Iterator[bool]:
-    """torchrun --max-restarts with one of two processes killed in an early, a middle and a late step, with --out and without: the run ends with the weights of an undisturbed one, bit for bit."""
+    """torchrun --max-restarts with one of two processes killed in an early, a middle and a late step, with --out and
+    without: the run ends with the weights of an undisturbed one, bit for bit.
+    """
     recipe, script = folder / "tiny.toml", folder / "restarted.py"
     recipe.write_text(to_toml(replace(TINY, save_every_steps=4)))
     script.write_text(RESTARTED)
@@ -602,7 +638,7 @@ def _class_folders(folder: Path) -> Path:
 TRIALS: dict[str, Trial] = {
     trial.__name__: trial
     for trial in (
-        resumes, signals, kills, flips, truncations, full_disks, worlds, stops, lost, restarts, names, memory
+        resumes, signals, kills, flips, truncations, full_disks, read_only, worlds, stops, lost, restarts, names, memory
     )
 }  # fmt: skip
 

@@ -85,7 +85,8 @@ def write(
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else error.what.rstrip(".")
         raise ResourceError(
             f"Cannot write the bundle {folder}: {reason}.",
-            expected=f"Expected a folder that can be written; the bundle needs {needed:,} bytes and {_free(folder)}.",
+            expected=f"Expected a folder that can be written; the bundle needs {needed:,} bytes and "
+            f"{free_space(folder)}.",
             hint="Free some space, or write somewhere else with --out. What the folder held is still there.",
         ) from error
 
@@ -235,8 +236,8 @@ def _flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _free(folder: Path) -> str:
-    """How much the disk that would hold `folder` has left, in words."""
+def free_space(folder: Path) -> str:
+    """Returns how much the disk that holds `folder`, or would, has left, in words."""
     for place in folder.absolute().parents:
         try:
             return f"{shutil.disk_usage(place).free:,} bytes are free in {place}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from residuum import hardware
+from residuum import bundle, hardware
 from residuum.data.sets import FileSet, ImageSet
 from residuum.distributed import World, joined, launcher
 from residuum.errors import ResourceError, Stopped, UsageError
@@ -251,10 +251,13 @@ def _remove_if_empty_handed(folder: Path, created: Sequence[Path] | None) -> Non
 
 
 def _unwritable(folder: Path, error: OSError) -> ResourceError:
+    last = folder / "last"
+    needed = sum(file.stat().st_size for file in last.iterdir()) if last.is_dir() else 0
+    room = f"; a checkpoint needs {needed:,} bytes and {bundle.free_space(folder)}" if needed else ", with space left"
     return ResourceError(
         f"Cannot write {error.filename or folder}: {error.strerror or error}.",
-        expected="Expected a folder that can be written, with space left.",
-        hint="Free some space, or write somewhere else with --out.",
+        expected=f"Expected a folder that can be written{room}.",
+        hint="Free some space, or write somewhere else with --out. What the folder held is still there.",
     )
 
 
