@@ -294,6 +294,41 @@ def test_two_agents_of_torchrun_on_one_machine(tiny: Recipe, runs: dict[str, Pat
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
 
+COUNTED = """
+import sys
+from pathlib import Path
+import torch
+from residuum import recipe
+from residuum.distributed import joined
+from residuum.training.build import build
+from residuum.training.loop import train_epoch
+
+wanted = recipe.read(Path("recipe.toml"))
+with joined() as world:
+    run = build(wanted, Path("run"), torch.device("cpu"), world=world)
+    travelled = []
+    from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+
+    def hook(state, bucket):
+        travelled.append(bucket.is_last())
+        return allreduce_hook(state, bucket)
+
+    run.shared.register_comm_hook(None, hook)
+    train_epoch(run)
+    print(run.epoch_steps, sum(travelled), run.parts_of_a_batch)
+"""
+
+
+def test_gradients_travel_once_a_batch_whatever_its_parts(tiny: Recipe, tmp_path: Path) -> None:
+    recipe = replace(world_recipe(tiny), accumulate=2)
+    (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
+    for done in ended(started(2, ["-c", COUNTED], tmp_path)):
+        assert done.code == 0, done.err
+        steps, exchanges, parts = map(int, done.out.split())
+        assert parts == 2
+        assert exchanges == steps > 3
+
+
 SYNCHRONISED = """
 import sys
 import torch

@@ -117,3 +117,13 @@ def test_of_shards_of_any_size_only_those_at_a_border_are_shared(
     stream = order_of(lengths, 1)
     runs = [np.sort(np.argsort(stream)[own]) for own in slices_of(order, batch_size, rank_count)]
     assert all(np.array_equal(run, np.arange(len(run)) + run[:1]) for run in runs)  # a part of the stream each
+
+
+@given(count=st.integers(0, 200), size=st.integers(1, 9))
+def test_processes_share_a_batch_in_whole_pairs(count: int, size: int) -> None:
+    parts = [np.arange(count)[part] for part in shares(count, size)]
+    assert np.concatenate([*parts, np.empty(0, np.int64)]).tolist() == list(range(count))
+    assert all(len(part) % 2 == 0 and (len(part) == 0 or part[0] % 2 == 0) for part in parts[:-1])
+    assert max(map(len, parts)) - min(map(len, parts)) <= 3
+    if count >= 2 * size:
+        assert min(map(len, parts)) >= 2

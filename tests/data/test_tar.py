@@ -170,6 +170,10 @@ def test_an_epoch_streams_through_the_shards_and_goes_on_anywhere(tmp_path: Path
     assert indices(loader(5), epoch=2) != order
     dealt = streaming_order([8] * 6, 5, seed=3, epoch=1, batch_size=6, rank_count=2).reshape(8, 6)
     assert indices(loader(5, world_size=2)) == dealt[:, :2].ravel().tolist()  # what the first of two processes takes
+    alone = loader(5)
+    alone.deal_to(1, processes=2)  # a run that is resumed within an epoch that two processes began
+    assert indices(alone) == dealt.ravel().tolist()
+    assert indices(alone, epoch=2) == indices(loader(5), epoch=2)
     # A part of the set streams through the same shards, whatever order its pictures are in.
     held = np.setdiff1d(np.arange(48), [0, 9, 10, 47])[::-1]
     part = subset(images, held)

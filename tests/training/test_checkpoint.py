@@ -193,6 +193,24 @@ def test_override_forces_other_pictures_with_the_same_classes(finished: Run, tmp
     assert run.epoch == 4
 
 
+def test_override_forces_another_network_as_far_as_its_tensors_fit(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "finish", lambda _: None)
+    folder = tmp_path / "run"
+    shutil.copytree(finished.folder, folder)
+    wider = {"model.name": "resnet32_cifar", "epochs": 4}
+    run = train(resume=folder, override=True, changes=wider, device="cpu")
+    assert run.recipe.model.name == "resnet32_cifar"
+    log = (folder / "log.txt").read_text()
+    assert "tensors of the checkpoint do not fit the network and start anew" in log
+    assert "model.name is 'resnet32_cifar' from here on; it was 'resnet20_cifar'." in log
+    begun = build(run.recipe, tmp_path / "probe", CPU)
+    misfits = checkpoint.restore(begun, checkpoint.read(finished.folder)[0], what_fits=True)
+    assert all(name.startswith("stages.") for name in misfits)
+    assert torch.equal(begun.model.stem.conv.weight, finished.model.stem.conv.weight)
+
+
 def test_override_without_a_run_is_refused(tiny: Recipe) -> None:
     with pytest.raises(UsageError, match="--override is for a run that is resumed"):
         train(tiny, override=True)

@@ -71,8 +71,11 @@ def read(folder: Path) -> tuple[Checkpoint, str]:
         )
 
 
-def restore(run: Run, found: Checkpoint, *, optimizer: bool = True) -> None:
+def restore(run: Run, found: Checkpoint, *, optimizer: bool = True, what_fits: bool = False) -> list[str]:
     """Brings `run` to where the checkpoint was made; without `optimizer`, its momentum and the like start anew.
+
+    With `what_fits`, tensors that the network has in another shape, or not at all, are left out and their names
+    returned; then the optimizer starts anew too.
 
     Raises:
         WeightsError: it is not a checkpoint of this run's network and optimizer.
@@ -80,11 +83,13 @@ def restore(run: Run, found: Checkpoint, *, optimizer: bool = True) -> None:
     weights, _, extra = found
     try:
         state = safetensors.torch.load(extra[TENSORS])
-        run.averaged.model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        averaged = {name: torch.from_numpy(array) for name, array in weights.items()}
         own = {name.removeprefix("model."): tensor for name, tensor in state.items() if name.startswith("model.")}
-        if own or run.averaged.model is not run.model:  # where the average was off before, the weights are its start
-            run.model.load_state_dict(own or run.averaged.model.state_dict())
-        if optimizer:
+        misfits = _misfits(averaged, run.model.state_dict()) if what_fits else []
+        _load(run.averaged.model, averaged, misfits)
+        if run.averaged.model is not run.model or own:  # where the average was off before, the weights are its start
+            _load(run.model, own or averaged, misfits)
+        if optimizer and not misfits:
             _restore_optimizer(run.optimizer, run.model, state)
         run.restore_numbers(json.loads(extra[NUMBERS]))
     except (KeyError, RuntimeError, ValueError) as error:
@@ -93,6 +98,17 @@ def restore(run: Run, found: Checkpoint, *, optimizer: bool = True) -> None:
             expected="Expected the checkpoint that this run's recipe left there.",
             hint="Resume with the recipe that the run was started with, or start a new run.",
         ) from error
+    return misfits
+
+
+def _misfits(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> list[str]:
+    """Returns the names of tensors that only one of the two has, or that have other shapes."""
+    return [n for n in {**found, **wanted} if n not in found or n not in wanted or found[n].shape != wanted[n].shape]
+
+
+def _load(model: nn.Module, tensors: dict[str, Tensor], misfits: list[str]) -> None:
+    fitting = {name: tensor for name, tensor in tensors.items() if name not in misfits}
+    model.load_state_dict(fitting, strict=not misfits)
 
 
 def _tensors(run: Run) -> dict[str, Tensor]:

@@ -70,6 +70,8 @@ def resumed(
         )
     before = world.from_main(lambda: recipe.read(folder / "recipe.toml"))
     now = choose_recipe(before if wanted is None else wanted, data, changes)
+    if now.accumulate == 0:  # memory decided once
+        now = replace(now, accumulate=before.accumulate)
     changed = _changes(before, now)
     _refuse_other_networks_and_sets(folder, changed, override)
     if not world.from_main(lambda: checkpoint.has_weights(folder)):
@@ -81,8 +83,12 @@ def resumed(
     if not override:
         _refuse_other_pictures(run, world.from_main(lambda: json.loads((folder / "data.json").read_text("utf-8"))))
     found, word = world.from_main(lambda: checkpoint.read(folder))
-    checkpoint.restore(run, found, optimizer="optim.name" not in changed)
+    misfits = checkpoint.restore(run, found, optimizer="optim.name" not in changed, what_fits=override)
     run.records.rewind(run.step)
+    if misfits:
+        run.records.note(
+            f"{len(misfits)} tensors of the checkpoint do not fit the network and start anew: {misfits[0]}."
+        )
     if word:
         run.records.note(word)
     for key, (old, new) in changed.items():
