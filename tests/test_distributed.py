@@ -236,25 +236,50 @@ from residuum.training import loop
 original = loop.train_step
 
 def step(run, *arguments):
-    if run.world.rank == 1 and run.step == 3:
-        raise DataError("The picture of process 1 is gone.", expected="Expected it to stay.", hint="Put it back.")
+    if run.world.rank == int(sys.argv[1]) and run.step == 3:
+        raise DataError("That picture is gone.", expected="Expected it to stay.", hint="Put it back.")
     return original(run, *arguments)
 
 loop.train_step = step
-sys.exit(main(sys.argv[1:]))
+sys.exit(main(sys.argv[2:]))
 """
 
 
-def test_what_fails_in_one_process_is_told_by_the_others(tiny: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])  # 0 keeps the store of words
+def test_what_fails_in_one_process_is_told_by_the_others(tiny: Recipe, tmp_path: Path, rank: int) -> None:
     (tmp_path / "recipe.toml").write_text(to_toml(world_recipe(tiny)), encoding="utf-8")
     words = ["train", "-q", "--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
-    first, second = ended(started(2, ["-c", FAILING, *words], tmp_path))
+    processes = ended(started(2, ["-c", FAILING, str(rank), *words], tmp_path))
+    failing, other = processes[rank], processes[1 - rank]
+    assert (failing.code, other.code) == (3, 3), other.err
+    assert f"Process {rank} of 2" in other.err
+    assert "has failed: That picture is gone." in other.err
+    assert "Put it back." in other.err
+    assert f"Error in process {rank}: That picture is gone." in failing.err
+    assert "Traceback" not in failing.err + other.err
+
+
+WAITING = """
+import sys, time
+from residuum.cli.console import complain
+from residuum.distributed import joined
+from residuum.errors import DataError
+try:
+    with joined() as world:
+        if world.rank == 1:
+            raise DataError("That picture is gone.", hint="Put it back.")
+        time.sleep(100)  # as in an exchange that does not break
+except DataError as error:
+    sys.exit(complain(error))
+"""
+
+
+@pytest.mark.slow
+def test_a_process_that_waits_for_one_that_failed_is_ended(tmp_path: Path) -> None:
+    first, second = ended(started(2, ["-c", WAITING], tmp_path), timeout_s=50)
     assert (first.code, second.code) == (3, 3)
     assert "Process 1 of 2" in first.err
-    assert "has failed: The picture of process 1 is gone." in first.err
-    assert "Put it back." in first.err
-    assert "Error in process 1: The picture of process 1 is gone." in second.err
-    assert "Traceback" not in first.err + second.err
+    assert "has failed: That picture is gone." in first.err
 
 
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tiny: Recipe, tmp_path: Path) -> None:

@@ -100,31 +100,32 @@ def read(folder: Path) -> tuple[Tensors, Card]:
     return _decoded(_read_steadily(folder, keep=(WEIGHTS, CARD)), folder)
 
 
-def read_all(folder: Path) -> tuple[Tensors, Card, dict[str, bytes]]:
-    """Returns what `read` returns and the further files by name; raises what `read` raises."""
-    files = _read_steadily(folder, keep=None)
+def read_all(folder: Path, *, aside_too: bool = True) -> tuple[Tensors, Card, dict[str, bytes]]:
+    """Returns what `read` returns and the further files by name; raises what `read` raises.
+
+    Without `aside_too` it does not look for a bundle that a killed writer moved aside.
+    """
+    files = _read_steadily(folder, keep=None) if aside_too else _verified(folder, keep=None)
     tensors, card = _decoded(files, folder)
     return tensors, card, {name: content for name, content in files.items() if name not in (WEIGHTS, CARD)}
 
 
-def fall_back(folder: Path) -> Path | None:
-    """Puts the bundle that `keep_older` kept in the place of a damaged one, which is moved aside and kept.
+def fall_back(folder: Path) -> bool:
+    """Puts the bundle that `keep_older` kept in the place of a damaged one, which is kept as `<name>.damaged`.
 
-    Returns where the damaged one is now, or None where there is no older bundle whose files are all what they were.
+    Returns whether there is an older bundle whose files are all what they were.
     """
     older, damaged = _older(folder), folder.parent / f"{folder.name}.damaged"
-    if not _committed(older):
-        return None
     try:
         _verified(older, keep=(), shown=folder)
     except WeightsError:
-        return None
+        return False
     shutil.rmtree(damaged, ignore_errors=True)
     if os.path.lexists(folder):
         folder.rename(damaged)
     older.rename(folder)
     _flush_folder(folder.parent)
-    return damaged
+    return True
 
 
 def is_there(folder: Path) -> bool:

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -32,21 +34,23 @@ T = TypeVar("T")
 
 _TIMEOUT = timedelta(minutes=30)  # of one exchange: as long as the slowest process may be behind the fastest
 _WORD_S = 5.0  # how long one waits for the word of a process that has failed
-_WORD = "residuum/failed"
+_READ_S = 2.0  # how long a failing process that keeps the store lets the others read it
+_GRACE_S = 10.0  # how long one that knows of a failure may take to end by itself
 
 
 @dataclass(frozen=True)
 class World:
     """This process among those that work together: `rank` of `size`; `local_rank` among those on this machine.
 
-    `restarts` is how often torchrun has started the world anew.
+    `local_size` is how many are on this machine, `restarts` how often torchrun has started the world anew.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     restarts: int = 0
-    store: TCPStore | None = field(default=None, compare=False)
+    watch: _Watch | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -112,9 +116,10 @@ def announced() -> World:
     try:
         size = int(known.get("WORLD_SIZE", "1"))
         rank, local = int(known.get("RANK", "0")), int(known.get("LOCAL_RANK", "0"))
+        local_size = int(known.get("LOCAL_WORLD_SIZE", "1"))
         restarts = int(known.get("TORCHELASTIC_RESTART_COUNT", "0"))
     except ValueError:
-        size, rank, local, restarts = 0, 0, 0, 0
+        size, rank, local, local_size, restarts = 0, 0, 0, 1, 0
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if size > 1 and name not in known]
     if missing or not 0 <= rank < max(size, 0):
         raise UsageError(
@@ -123,7 +128,7 @@ def announced() -> World:
             expected="Expected what torchrun sets: 0 <= RANK < WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.",
             hint="Start with: torchrun --nproc-per-node=N -m residuum train ...; or unset WORLD_SIZE.",
         )
-    return World(rank, size, local, restarts)
+    return World(rank, size, local, local_size, restarts)
 
 
 @contextlib.contextmanager
@@ -148,10 +153,13 @@ def joined() -> Iterator[World]:
     try:
         yield world
     except Exception as error:
-        failure = _leave_word(world, error) if isinstance(error, ResiduumError) else _word_of_others(world, error)
-        if failure is None:
-            raise
-        raise failure from error
+        if isinstance(error, RuntimeError) and _is_broken_exchange(error):
+            raise _peers_failure(world, error) from error
+        _leave_word(world, error)
+        raise
+    finally:
+        assert world.watch is not None
+        world.watch.over.set()
     dist.destroy_process_group()
 
 
@@ -207,7 +215,7 @@ class _BatchNormOfAll(torch.nn.BatchNorm2d):
         """[N, C, H, W] -> [N, C, H, W]; in training, mean and variance are over N of all processes, H and W."""
         if not self.training or not dist.is_initialized():
             return super().forward(input)
-        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.running_mean is not None and self.running_var is not None
         x = input.float()
         count = torch.tensor([x.numel() / x.shape[1]])
         dist.all_reduce(count)
@@ -216,7 +224,8 @@ class _BatchNormOfAll(torch.nn.BatchNorm2d):
         centred = x - mean[:, None, None]
         variance = _summed(centred.square().sum(dim=(0, 2, 3))) / total
         with torch.no_grad():
-            self.num_batches_tracked.add_(1)
+            if self.num_batches_tracked is not None:  # it is while a block is run a second time for its gradient
+                self.num_batches_tracked.add_(1)
             assert self.momentum is not None
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (total / max(total - 1, 1)), self.momentum)
@@ -233,6 +242,8 @@ def _translate_slurm() -> None:
     known.setdefault("MASTER_PORT", str(20_000 + job % 20_000))  # tasks of one job agree on it without talking
     known.setdefault("RANK", known.get("SLURM_PROCID", "0"))
     known.setdefault("LOCAL_RANK", known.get("SLURM_LOCALID", "0"))
+    each = re.match(r"\d+", known.get("SLURM_STEP_TASKS_PER_NODE", ""))  # such as 8(x2)
+    known.setdefault("LOCAL_WORLD_SIZE", each[0] if each else "1")
     known["WORLD_SIZE"] = known["SLURM_STEP_NUM_TASKS"]
 
 
@@ -244,8 +255,6 @@ def first_host(nodes: str) -> str:
 
 def _join(found: World) -> World:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(found.local_rank)
     try:
         dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
@@ -255,59 +264,97 @@ def _join(found: World) -> World:
             expected="Expected all processes to reach that address.",
             hint="Check that each process was started, and that no firewall is between the machines.",
         ) from error
-    store = TCPStore(
-        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False, timeout=timedelta(seconds=60)
-    )
-    return World(found.rank, found.size, found.local_rank, found.restarts, store)
+    restarts = max(int(row[0]) for row in World(found.rank, found.size).table([found.restarts]))
+    watch = _Watch(f"residuum/failed/{restarts}", found.rank)
+    watch.start()
+    return replace(found, restarts=restarts, watch=watch)
 
 
-def _leave_word(world: World, error: ResiduumError) -> ResiduumError | None:
-    """Tells the others why this process ends; returns None, because its own error is the one to raise."""
+class _Watch(threading.Thread):
+    """Listens for the word that a failing process leaves in the world's store.
+
+    Where this process waits for that one in an exchange that never breaks (NCCL's), it is ended here.
+    """
+
+    def __init__(self, key: str, rank: int) -> None:
+        super().__init__(daemon=True, name="residuum-watch")
+        self.key, self.rank, self.over = key, rank, threading.Event()
+        self.word: dict[str, Any] | None = None
+        self.store = TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            is_master=False,
+            timeout=timedelta(seconds=60),
+        )
+
+    def run(self) -> None:
+        """Asks twice a second, until the world is left."""
+        while not self.over.wait(0.5):
+            try:
+                if not self.store.check([self.key]):
+                    continue
+                self.word = dict(json.loads(self.store.get(self.key)))
+            except RuntimeError:  # the store went with the process that kept it
+                return
+            if self.word["rank"] != self.rank and not self.over.wait(_GRACE_S):
+                error = _told(self.word)
+                logging.getLogger("residuum").error("%s\n  %s\n  %s", error.what, error.expected, error.hint)
+                os._exit(error.exit_code)
+            return
+
+    def leave(self, word: dict[str, Any]) -> None:
+        """Leaves word of this process's end, and time to read it where the store ends with this process."""
+        with contextlib.suppress(RuntimeError):
+            self.store.set(self.key, json.dumps(word))
+        if self.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            time.sleep(_READ_S)
+
+    def heard(self) -> dict[str, Any] | None:
+        """Returns the word of another process, for which it waits a while."""
+        until = time.monotonic() + _WORD_S
+        while self.word is None and self.is_alive() and time.monotonic() < until:
+            time.sleep(0.05)
+        return self.word
+
+
+def _leave_word(world: World, error: Exception) -> None:
+    """Tells the others why this process ends."""
+    if not isinstance(error, ResiduumError):
+        resources = isinstance(error, (OSError, MemoryError, torch.OutOfMemoryError))
+        error = (ResourceError if resources else ResiduumError)(f"{type(error).__name__}: {_first_line(error)}.")
     word = {
         "rank": world.rank,
+        "size": world.size,
         "host": socket.gethostname(),
         "what": error.what,
         "expected": error.expected,
         "hint": error.hint,
         "exit_code": error.exit_code,
     }
-    with contextlib.suppress(RuntimeError):  # the store went with the process that kept it
-        assert world.store is not None
-        world.store.set(f"{_WORD}/{world.restarts}", json.dumps(word))
-    return None
+    assert world.watch is not None
+    world.watch.leave(word)
 
 
-def _word_of_others(world: World, error: Exception) -> ResiduumError | None:
-    """Returns what another process said before it ended, where that is why `error` was raised here; else None."""
-    if not isinstance(error, RuntimeError) or not _is_broken_exchange(error):
-        _leave_word(world, ResiduumError(f"{type(error).__name__}: {_first_line(error)}."))
-        return None
-    word = _word(world)
-    if word is None:
-        return PeerError(
-            f"Process {world.rank} of {world.size} has lost another one, which said nothing ({_first_line(error)}).",
-            expected="Expected all processes to live as long as the run.",
-            hint="It was killed (by the system, when memory runs out) or the network failed; go on with --resume.",
-        )
+def _peers_failure(world: World, error: RuntimeError) -> PeerError:
+    """Returns what another process said before it ended, which is why an exchange with it broke."""
+    assert world.watch is not None
+    word = world.watch.heard()
+    if word is not None:
+        return _told(word)
     return PeerError(
-        f"Process {word['rank']} of {world.size}, on {word['host']}, has failed: {word['what']}",
+        f"Process {world.rank} of {world.size} has lost another one, which said nothing ({_first_line(error)}).",
+        expected="Expected all processes to live as long as the run.",
+        hint="It was killed (by the system, when memory runs out) or the network failed; go on with --resume.",
+    )
+
+
+def _told(word: dict[str, Any]) -> PeerError:
+    return PeerError(
+        f"Process {word['rank']} of {word['size']}, on {word['host']}, has failed: {word['what']}",
         expected=word["expected"],
         hint=word["hint"],
         exit_code=word["exit_code"],
     )
-
-
-def _word(world: World) -> dict[str, Any] | None:
-    key, until = f"{_WORD}/{world.restarts}", time.monotonic() + _WORD_S
-    while time.monotonic() < until:
-        try:
-            assert world.store is not None
-            if world.store.check([key]):
-                return dict(json.loads(world.store.get(key)))
-        except RuntimeError:
-            return None
-        time.sleep(0.1)
-    return None
 
 
 def _is_broken_exchange(error: RuntimeError) -> bool:

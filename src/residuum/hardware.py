@@ -32,7 +32,7 @@ def choose_device(name: str = "auto", place: int = 0) -> torch.device:
         UsageError: no such device, or not on this machine.
     """
     if name in ("auto", "cuda") and torch.cuda.is_available():
-        name = f"cuda:{place}"
+        name = f"cuda:{place if torch.cuda.device_count() > 1 else 0}"  # SLURM may show each process its own alone
     if name == "auto":
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     here = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}

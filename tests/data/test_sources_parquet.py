@@ -125,9 +125,12 @@ def test_shards_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
 
 
 def with_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if 8,000 bytes were free: less than four times a shard of these tests, and more than four row groups."""
+    """As if 8,000 bytes were free and shards streamed from 2,000 on: more than a row group of these tests, less than a
+    shard.
+    """
     assert available_bytes() > 2**20
     monkeypatch.setattr(parquet, "available_bytes", lambda: 8000)
+    monkeypatch.setattr(parquet, "RESIDENT_BYTES", 2000)
 
 
 @pytest.mark.parametrize("struct", [True, False])
@@ -164,6 +167,7 @@ def test_shards_larger_than_memory_are_streamed_and_hold_the_same(
 def test_a_row_group_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shard(tmp_path / "train.parquet", [0, 1], names=["a", "b"])
     monkeypatch.setattr(parquet, "available_bytes", lambda: 1000)
+    monkeypatch.setattr(parquet, "RESIDENT_BYTES", 0)
     with pytest.raises(ResourceError, match=r"train\.parquet has a row group .*row_group_size"):
         opened(tmp_path)
 

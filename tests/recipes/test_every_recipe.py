@@ -38,7 +38,7 @@ def test_two_steps_on_synthetic_pictures(name: str, tmp_path: Path) -> None:
     for batch in run.train_loader.epoch(0):
         for group in run.optimizer.param_groups:
             group["lr"] = run.schedule((run.step + 0.5) / len(run.train_loader), run.val_errors)
-        loss, grad_norm = train_step(run, batch, len(batch.labels))
+        loss, grad_norm = train_step(run, batch, [len(batch.labels)])
         losses.append(loss)
         assert math.isfinite(grad_norm)
         run.step += 1

@@ -68,7 +68,7 @@ def test_a_step_that_is_not_finite_changes_nothing_and_names_its_pictures(
     run.model.train()
     for batch in run.train_loader.epoch(0):
         before = everything(run)
-        loss, norm = train_step(run, batch, len(batch.labels))
+        loss, norm = train_step(run, batch, [len(batch.labels)])
         unchanged = [torch.equal(old, new) for old, new in zip(before, everything(run), strict=False)]
         if run.step == 2:
             assert all(unchanged)
@@ -119,7 +119,7 @@ def test_the_count_survives_a_restart(tiny: Recipe, tmp_path: Path) -> None:
     spoilt(run, {2, 3}, BAD["nan"])
     run.stop.signal = 0
     for batch in run.train_loader.epoch(0):
-        train_step(run, batch, len(batch.labels))
+        train_step(run, batch, [len(batch.labels)])
         run.step += 1
         if run.step == 4:
             break
@@ -222,7 +222,7 @@ def test_a_signal_while_pictures_are_opened_leaves_a_run_that_begins_when_resume
     assert f"--resume {tmp_path / 'run'}" in caught.value.hint
     run = train(resume=tmp_path / "run", device="cpu")
     assert all(torch.equal(one, other) for one, other in zip(everything(run), everything(whole), strict=True))
-    assert "It was stopped before its first step, and begins." in (run.folder / "log.txt").read_text()
+    assert "It was stopped before its first checkpoint, and begins anew." in (run.folder / "log.txt").read_text()
 
 
 def test_a_signal_while_the_report_is_written_loses_nothing(

@@ -51,7 +51,7 @@ def losses_of(run: Run) -> list[float]:
     for epoch in range(run.recipe.epochs):
         for batch in run.train_loader.epoch(epoch):
             optim.set_lr(run.optimizer, run.schedule((run.step + 0.5) / len(run.train_loader), []))
-            losses.append(train_step(run, batch, len(batch.labels))[0])
+            losses.append(train_step(run, batch, [len(batch.labels)])[0])
             run.step += 1
     return losses
 
@@ -133,7 +133,7 @@ def stepped(recipe: Recipe, folder: Path, count: int = 16) -> tuple[Run, list[Te
     run.model.eval()
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     batch = next(iter(run.train_loader.epoch(0)))
-    loss, norm = train_step(run, first_of(batch, count), count)
+    loss, norm = train_step(run, first_of(batch, count), [count])
     return run, [new.detach() - old for new, old in zip(run.model.parameters(), before, strict=True)], loss, norm
 
 
@@ -157,7 +157,7 @@ def test_no_part_is_too_small_for_batch_norm(tmp_path: Path) -> None:
     run.model.train()
     for count in (5, 4, 3, 2):
         batch = next(iter(run.train_loader.epoch(0)))
-        loss, _ = train_step(run, first_of(batch, count), count)
+        loss, _ = train_step(run, first_of(batch, count), [count])
         assert math.isfinite(loss)
 
 
@@ -190,7 +190,7 @@ def test_a_step_is_torchs_own(tmp_path: Path) -> None:
     )
     run.model.train()
     for batch in run.train_loader.epoch(0):
-        loss, _ = train_step(run, batch, len(batch.labels))
+        loss, _ = train_step(run, batch, [len(batch.labels)])
         expected = nn.functional.cross_entropy(twin(batch.images), batch.labels, label_smoothing=0.2)
         torchs.zero_grad()
         expected.backward()  # type: ignore[no-untyped-call]
@@ -205,7 +205,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path) -> None
     seen: set[torch.dtype] = set()
     run.model.head.register_forward_pre_hook(lambda _, inputs: seen.add(inputs[0].dtype))
     batch = next(iter(run.train_loader.epoch(0)))
-    train_step(run, batch, len(batch.labels))
+    train_step(run, batch, [len(batch.labels)])
     assert seen == {torch.bfloat16}
     assert {parameter.dtype for parameter in run.model.parameters()} == {torch.float32}
 

@@ -75,7 +75,7 @@ def test_a_batch_that_bad_pictures_emptied_keeps_its_number(tiny: Recipe, photos
     batches: list[Batch] = list(run.train_loader.epoch(0))
     assert [batch.number for batch in batches] == list(range(len(run.train_loader)))
     (emptied,) = [batch.number for batch in batches if len(batch.labels) < 2]
-    assert [run.images_in_all(batch) == 0 for batch in batches] == [n == emptied for n in range(len(batches))]
+    assert [run.counts(batch) == [] for batch in batches] == [n == emptied for n in range(len(batches))]
     rest = list(run.train_loader.epoch(0, start=emptied + 1))
     assert [batch.number for batch in rest] == list(range(emptied + 1, len(batches)))
     train_epoch(run)

@@ -57,7 +57,7 @@ def test_a_resumed_run_takes_back_what_comes_after_its_checkpoint(tmp_path: Path
     with records.jsonl.open("a", encoding="utf-8") as file:
         file.write('{"kind": "step", "ep')  # a writer that was killed
     again = Records(tmp_path)
-    again.rewind(3)
+    again.rewind(3, 0)
     again.write(**{**STEP, "step": 4, "loss": 9.0})
     kept = [json.loads(text) for text in again.jsonl.read_text(encoding="utf-8").splitlines()]
     assert [(record["step"], record["loss"]) for record in kept] == [
@@ -69,9 +69,19 @@ def test_a_resumed_run_takes_back_what_comes_after_its_checkpoint(tmp_path: Path
     assert kept == again.history
 
 
+def test_what_is_behind_a_checkpoint_depends_on_its_kind(tmp_path: Path) -> None:
+    records = Records(tmp_path)
+    for step in (4, 5, 6):
+        records.write(kind="not_applied", epoch=0, step=step, loss=None, grad_norm=None, files=[])
+    for epoch in (1, 2):
+        records.write(**{**EPOCH, "epoch": epoch, "step": 5 * epoch})
+    records.rewind(5, 0)  # saved after the epoch's last step, before its evaluation
+    assert [(record["kind"], record["step"]) for record in records.history] == [("not_applied", 4)]
+
+
 def test_there_may_be_nothing_to_take_back(tmp_path: Path) -> None:
     records = Records(tmp_path)
-    records.rewind(3)
+    records.rewind(3, 0)
     assert records.history == []
     assert not records.jsonl.exists()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -50,7 +51,7 @@ def shards(
                         member = tarfile.TarInfo(name)
                         member.size = len(body)
                         shard.addfile(member, io.BytesIO(body))
-    monkeypatch.setattr(parquet, "_available_bytes", lambda: 60_000)
+    monkeypatch.setattr(parquet, "RESIDENT_BYTES", 0)
     return folder
 
 
@@ -69,11 +70,11 @@ def test_a_run_on_shards_goes_on_where_it_was_stopped(
 
     original, seen = loop.train_step, []
 
-    def step(run: Run, batch: Batch, count: int) -> tuple[float, float]:
+    def step(run: Run, batch: Batch, counts: Sequence[int]) -> tuple[float, float]:
         seen.append(batch.labels)
         if len(seen) == 6:
             run.stop.signal = 15
-        return original(run, batch, count)
+        return original(run, batch, counts)
 
     monkeypatch.setattr(loop, "train_step", step)
     with pytest.raises(Stopped):

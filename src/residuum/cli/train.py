@@ -60,9 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _show(arguments, changes)
     from residuum.cli import progress
+    from residuum.distributed import announced
     from residuum.training.train import train
 
-    with progress.training(quiet=arguments.quiet, verbose=arguments.verbose) as listener:
+    quiet = arguments.quiet or not announced().is_main
+    with progress.training(quiet=quiet, verbose=arguments.verbose) as listener:
         done = train(
             arguments.recipe,
             data=arguments.data,

@@ -106,8 +106,9 @@ class TrainLoader:
         self._stages = stages_of(augment, preprocessing)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = crop_of(augment.crop, preprocessing)
+        workers = data.workers or default_workers(device, world.local_size)
         self._feed = _feed(
-            images, crop, preprocessing, device, data.workers, data.on_bad_image, self.skipped, of or len(images)
+            images, crop, preprocessing, device, workers, data.on_bad_image, self.skipped, of or len(images)
         )
         if len(self) == 0:
             raise DataError(
@@ -182,6 +183,7 @@ class EvalLoader:
         self._labels, self._count = images.labels, len(images)
         self._normalise = Normalise(preprocessing, device, channels_last)
         crop = CenterCrop(preprocessing)
+        workers = workers or default_workers(device, world.local_size)
         self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped, of or len(images))
 
     def __len__(self) -> int:
@@ -236,7 +238,7 @@ class _DecodingFeed:
         of: int,
     ) -> None:
         self._images, self._crop, self._shape, self._device = images, crop, shape, device
-        self._workers = workers or default_workers(device)
+        self._workers = workers
         self._on_bad_image, self._skipped, self._of = on_bad_image, skipped, of
 
     def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:
@@ -328,9 +330,10 @@ def _suspects(images: FileSet) -> Indices:
         return np.array([index for part in found for index in part], dtype=np.int64)
 
 
-def default_workers(device: torch.device) -> int:
-    """Returns how many threads decode by default: one a core for a GPU, half of that where the network needs cores."""
-    return cores() if device.type == "cuda" else max(1, cores() // 2)
+def default_workers(device: torch.device, processes: int = 1) -> int:
+    """Returns how many threads decode by default, in each of so many `processes` on this machine: one a core for GPUs,
+    half of that where the network needs cores."""
+    return max(1, (cores() if device.type == "cuda" else cores() // 2) // processes)
 
 
 def _feed(

@@ -1,6 +1,6 @@
 """Parquet shards in the layout of the Hugging Face hub: encoded pictures, labels, and class names in the schema.
 
-The pictures stay in memory as they are encoded, where they take at most a quarter of it; else they are read from the
+The pictures stay in memory as they are encoded, where they take at most 2 GiB; else they are read from the
 disk, row group by row group, in the order of training.
 
 Source: the `Image` and `ClassLabel` features of the library `datasets`, stored under the key 'huggingface' of the
@@ -27,8 +27,8 @@ from residuum.data.sets import BytesSet, ImageSet, StreamedSet
 from residuum.errors import DataError, ResourceError
 from residuum.memory import available_bytes
 
-RESIDENT_FRACTION = 0.25
-"""Shards that take more than this share of the memory that is available are streamed."""
+RESIDENT_BYTES = 2 * 2**30
+"""Shards that take more than this are streamed; whatever the machine, because the order of an epoch depends on it."""
 
 IMAGE_COLUMNS = ("img", "image")
 LABEL_COLUMNS = ("label", "fine_label", "labels")
@@ -57,7 +57,7 @@ def find(files: Sequence[Path], title: str) -> Found:
         groups.setdefault(_part(file), []).append(file)
     layouts = {file: _layout(file) for file in files}
     warnings: list[str] = []
-    streamed = sum(file.stat().st_size for file in files) > RESIDENT_FRACTION * available_bytes()
+    streamed = sum(file.stat().st_size for file in files) > RESIDENT_BYTES
     stores = _stores(groups, layouts) if streamed else {}
     tables = {part: _read(group, layouts, with_pictures=not streamed) for part, group in groups.items()}
     names = next((layout.names for layout in layouts.values() if layout.names is not None), None)

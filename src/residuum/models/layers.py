@@ -290,7 +290,7 @@ def _recomputed(block: nn.Module, x: Tensor) -> Tensor:
 @contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
     """Batch norms do not count the batch's statistics again: the block's first run has."""
-    norms = [layer for layer in block.modules() if isinstance(layer, nn.BatchNorm2d)]
+    norms = [layer for layer in block.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
     counts = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

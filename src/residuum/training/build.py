@@ -41,6 +41,8 @@ def build(
 ) -> Run:
     """Builds the run of a recipe in `folder`, which is created where it is missing, ready for its first step."""
     hardware.keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     precision = hardware.choose_precision(wanted.precision, device)
     with world.one_after_the_other():
         parts = open_parts(wanted.data)

@@ -61,18 +61,22 @@ def read(folder: Path) -> tuple[Checkpoint, str]:
     """
     last = folder / "last"
     try:
-        return bundle.read_all(last), ""
+        return bundle.read_all(last, aside_too=False), ""
     except WeightsError as error:
-        damaged = bundle.fall_back(last)
-        if damaged is None:
+        was_there = last.exists()
+        if not bundle.fall_back(last):
             raise
-        return bundle.read_all(last), (
-            f"{error.what} It is in {damaged.name} now, and the run goes on from the checkpoint before it."
-        )
+        what = f"{error.what} It is in last.damaged now" if was_there else "The last checkpoint was not finished"
+        return bundle.read_all(last), f"{what}: the run goes on from the checkpoint before it."
 
 
-def restore(run: Run, found: Checkpoint, *, optimizer: bool = True, what_fits: bool = False) -> list[str]:
-    """Brings `run` to where the checkpoint was made; without `optimizer`, its momentum and the like start anew.
+def progress(found: Checkpoint) -> tuple[int, int]:
+    """Returns the steps and the whole epochs that a checkpoint is behind."""
+    return found[1]["step"], found[1]["epoch"]
+
+
+def restore(run: Run, found: Checkpoint, *, what_fits: bool = False) -> list[str]:
+    """Brings `run` to where the checkpoint was made; an optimizer of another kind than it had then starts anew.
 
     With `what_fits`, tensors that the network has in another shape, or not at all, are left out and their names
     returned; then the optimizer starts anew too.
@@ -80,7 +84,7 @@ def restore(run: Run, found: Checkpoint, *, optimizer: bool = True, what_fits: b
     Raises:
         WeightsError: it is not a checkpoint of this run's network and optimizer.
     """
-    weights, _, extra = found
+    weights, card, extra = found
     try:
         state = safetensors.torch.load(extra[TENSORS])
         averaged = {name: torch.from_numpy(array) for name, array in weights.items()}
@@ -89,7 +93,7 @@ def restore(run: Run, found: Checkpoint, *, optimizer: bool = True, what_fits: b
         _load(run.averaged.model, averaged, misfits)
         if run.averaged.model is not run.model or own:  # where the average was off before, the weights are its start
             _load(run.model, own or averaged, misfits)
-        if optimizer and not misfits:
+        if not misfits and card["recipe"]["optim"]["name"] == run.recipe.optim.name:
             _restore_optimizer(run.optimizer, run.model, state)
         run.restore_numbers(json.loads(extra[NUMBERS]))
     except (KeyError, RuntimeError, ValueError) as error:

@@ -8,7 +8,9 @@ Shapes: N pictures in this process's part of a batch, C channels, H and W pixels
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -40,15 +42,15 @@ def train_epoch(run: Run) -> None:
     images_in_epoch = images_seen = 0
     for batch in run.train_loader.epoch(run.epoch, start=run.step - run.epoch * steps):
         run.step = run.epoch * steps + batch.number
-        count = run.images_in_all(batch)
-        if not count:  # bad pictures were skipped, and left a process without two
+        counts = run.counts(batch)
+        if not counts:  # bad pictures were skipped, and left a process without two
             continue
         lr = run.schedule((run.step + 0.5) / steps, run.val_errors)  # in epochs, at the middle of the step
         optim.set_lr(run.optimizer, lr)
-        loss, grad_norm = train_step(run, batch, count)
+        loss, grad_norm = train_step(run, batch, counts)
         run.step += 1
-        images_in_epoch += count
-        images_seen += count
+        images_in_epoch += sum(counts)
+        images_seen += sum(counts)
         if run.step % run.recipe.log_every_steps == 0:
             run.report(loss, grad_norm, lr, images_seen / (time.perf_counter() - started))
             started, images_seen = time.perf_counter(), 0
@@ -58,38 +60,39 @@ def train_epoch(run: Run) -> None:
         run.images_per_s = images_in_epoch / (time.perf_counter() - began)
 
 
-def train_step(run: Run, batch: Batch, count: int) -> tuple[float, float]:
-    """One update from the `count` pictures of the batch in all processes, of which `batch` holds this one's; it is left
-    out where loss or gradient are not finite. Returns the mean loss and the norm of the gradient before it was clipped.
+def train_step(run: Run, batch: Batch, counts: Sequence[int]) -> tuple[float, float]:
+    """One update from a batch, of which each process holds so many of `counts` pictures; it is left out where loss or
+    gradient are not finite. Returns the mean loss and the norm of the gradient before it was clipped.
 
     Where a GPU's memory does not hold the batch, it goes through in twice as many parts, from then on.
     """
     run.norms.keep()
-    try:
-        loss = _accumulate_gradient(run, batch.images, batch.labels, count)
-    except torch.OutOfMemoryError as error:
-        run.split_batches(error)
-        loss = _accumulate_gradient(run, batch.images, batch.labels, count)
+    loss = None
+    with contextlib.suppress(torch.OutOfMemoryError):
+        loss = _accumulate_gradient(run, batch.images, batch.labels, counts)
+    if loss is None:  # only now has the error let go of what the network had kept
+        run.split_batches()
+        loss = _accumulate_gradient(run, batch.images, batch.labels, counts)
     run.scaler.unscale_(run.optimizer)
     grad_norm = float(clip_grad_norm_(run.model.parameters(), run.recipe.optim.clip_norm))
     return run.apply(loss, grad_norm, batch), grad_norm
 
 
-def _accumulate_gradient(run: Run, images: Tensor, labels: Tensor, count: int) -> float:
-    """Leaves the gradient of the mean loss over `count` pictures, of which `images` [N, C, H, W] and `labels` [N] are
-    this process's; returns their part of that loss.
+def _accumulate_gradient(run: Run, images: Tensor, labels: Tensor, counts: Sequence[int]) -> float:
+    """Leaves the gradient of the mean loss over the pictures of all processes, of which `images` [N, C, H, W] and
+    `labels` [N] are this one's; returns their part of that loss.
     """
     run.seed_step()
     images = run.resize(images, run.step / run.total_steps)  # smaller pictures at first; by default, its input
     images, targets = run.mix(images, labels, run.step)  # mixup or cutmix; by default, its input
     total = torch.zeros((), device=run.device)
-    parts = max(1, min(run.parts_of_a_batch, len(images) // 2))  # of two pictures at least: batch norm needs them
+    parts = max(1, min(run.parts_of_a_batch, min(counts) // 2))  # as many in each, of two pictures for batch norm
     pieces = zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True)
     for number, (part_images, part_targets) in enumerate(pieces, start=1):
         with run.sharing_gradients(number == parts):  # once a batch: with the last part, all parts' sum
             with run.autocast():
                 logits = run.forward(part_images)
-            loss = run.criterion(logits.float(), part_targets) * (len(part_images) / count)  # parts add up to the mean
+            loss = run.criterion(logits.float(), part_targets) * (len(part_images) / sum(counts))  # up to the mean
             torch.autograd.backward(run.scaler.scale(loss * run.world.size))  # processes' gradients are averaged
         total += loss.detach()
     return float(total)

@@ -35,7 +35,7 @@ def fit_batch(run: Run) -> None:
     """
     share = run.recipe.data.batch_size // run.world.size
     parts = 1
-    while not _fits(run, max(2, -(-share // parts))):
+    while not all(row[0] for row in run.world.table([_fits(run, max(2, -(-share // parts)))])):
         if share // parts <= 2:
             raise ResourceError(
                 f"Out of memory: two pictures of {run.recipe.data.img_size} pixels do not go through "
@@ -44,7 +44,6 @@ def fit_batch(run: Run) -> None:
                 hint="Use a smaller --img-size, a smaller network, or --set model.checkpoint_activations=true",
             )
         parts *= 2
-    parts = int(max(row[0] for row in run.world.table([parts])))
     run.recipe, run.parts_of_a_batch = replace(run.recipe, accumulate=parts), parts
     whole = "at once" if parts == 1 else f"in {parts} parts of {-(-share // parts)}"
     run.records.note(f"Batches of {run.recipe.data.batch_size} pictures go through the network {whole}: that fits.")
@@ -54,7 +53,7 @@ def _fits(run: Run, images: int) -> bool:
     if run.device.type == "cuda":
         return _tried(run, images)
     few = min(images, 4)
-    return _BACKWARD * _kept_bytes(run, few) / few * images <= CPU_SHARE * available_bytes()
+    return _BACKWARD * _kept_bytes(run, few) / few * images <= CPU_SHARE * available_bytes() / run.world.local_size
 
 
 def _tried(run: Run, images: int) -> bool:

@@ -60,12 +60,12 @@ class Records:
         """Appends a text for people."""
         self.write(kind="note", text=text)
 
-    def rewind(self, step: int) -> None:
-        """Drops the records after `step`, which a resumed run is about to write again."""
+    def rewind(self, step: int, epoch: int) -> None:
+        """Drops the records that a run resumed after `step` steps and `epoch` whole epochs is about to write again."""
         if not self.writes or not self.jsonl.exists():
             return
         lines = self.jsonl.read_text(encoding="utf-8").splitlines()
-        self.history = [record for text in lines if (record := _parse(text)) and int(str(record["step"])) <= step]
+        self.history = [record for text in lines if (record := _parse(text)) and _is_done(record, step, epoch)]
         aside = self.jsonl.with_suffix(".rewound")
         aside.write_text("".join(json.dumps(record) + "\n" for record in self.history), encoding="utf-8")
         aside.replace(self.jsonl)
@@ -100,4 +100,12 @@ def _parse(text: str) -> Record | None:
         record = json.loads(text)
     except json.JSONDecodeError:
         return None
-    return record if isinstance(record, dict) and "step" in record else None
+    return record if isinstance(record, dict) and "step" in record and record.get("kind") in KINDS else None
+
+
+def _is_done(record: Record, step: int, epoch: int) -> bool:
+    """Whether a record is of what lies behind `step` steps and `epoch` whole epochs."""
+    if record["kind"] == "epoch":
+        return int(str(record["epoch"])) <= epoch
+    number = int(str(record["step"]))
+    return number < step if record["kind"] == "not_applied" else number <= step  # the former is named before it counts

@@ -113,10 +113,10 @@ class Run:
         done = self.epoch + 1
         return done % self.recipe.eval_every_epochs == 0 or done == self.recipe.epochs
 
-    def images_in_all(self, batch: Batch) -> int:
-        """Returns how many pictures the batch has in all processes; 0 where one of them has too few for batch norm."""
+    def counts(self, batch: Batch) -> list[int]:
+        """Returns how many pictures of the batch each process has; none where one has too few for batch norm."""
         counts = [int(row[0]) for row in self.world.table([len(batch.labels)])]
-        return sum(counts) if min(counts) >= min(2, self.recipe.data.batch_size) else 0
+        return counts if min(counts) >= min(2, self.recipe.data.batch_size) else []
 
     def seed_step(self) -> None:
         """Makes what is random within a step (drop-path) a function of the seed, the step's number and the process."""
@@ -134,7 +134,7 @@ class Run:
         """
         rows = self.world.table([loss, self.stop.signal])
         loss = math.fsum(row[0] for row in rows) if all(math.isfinite(row[0]) for row in rows) else math.nan
-        self.stop.signal = int(max(row[1] for row in rows))  # so that all processes stop after the same step
+        self.stop.agreed = int(max(row[1] for row in rows))  # so that all processes stop after the same step
         # An overflow in float16 is the scaler's to mend: it leaves the step out by itself, and lowers its scale.
         mended = self.scaler.is_enabled() and self.scaler.get_scale() > 1
         if math.isfinite(loss) and (math.isfinite(grad_norm) or mended):
@@ -174,7 +174,7 @@ class Run:
                 hint=f"Lower the learning rate (--lr), or look at the pictures named above{kept}",
             )
 
-    def split_batches(self, error: torch.OutOfMemoryError) -> None:
+    def split_batches(self) -> None:
         """Lets batches go through the network in twice as many parts, once in a run.
 
         Raises:
@@ -187,7 +187,7 @@ class Run:
                 expected="Expected the network and a batch to fit.",
                 hint="Use --batch-size auto, a smaller --batch-size, or more parts of it: --set accumulate="
                 f"{2 * self.parts_of_a_batch}",
-            ) from error
+            )
         self.batch_was_split, self.parts_of_a_batch = True, 2 * self.parts_of_a_batch
         self.optimizer.zero_grad(set_to_none=True)
         self.norms.put_back()
@@ -211,7 +211,9 @@ class Run:
 
     def between_steps(self) -> None:
         """Saves where it is time to; saves and raises Stopped or Interrupted where a signal has asked for it."""
-        if self.stop.signal:
+        if self.world.size == 1:  # whom nobody else needs to hear
+            self.stop.agreed = self.stop.signal
+        if self.stop.agreed:
             self._save_and_stop()
         steps, minutes = self.recipe.save_every_steps, self.recipe.save_every_minutes
         due = steps and self.step - self._saved_step >= steps
@@ -222,13 +224,15 @@ class Run:
         """Yields `batches`, and asks before each whether to stop: as often in every process, whatever its share."""
         own = iter(batches)
         for _ in range(batches.rounds):
-            self.stop.signal = int(max(row[0] for row in self.world.table([self.stop.signal])))
-            if self.stop.signal:
+            self.stop.agreed = int(max(row[0] for row in self.world.table([self.stop.signal])))
+            if self.stop.agreed:
                 self._save_and_stop()
             yield from itertools.islice(own, 1)
 
     def _save_and_stop(self) -> None:
+        self.note_skipped(self.train_loader.skipped)
         self.save({}, best=False)
+        self.world.table([])  # nobody leaves before it is saved: whoever started the processes then ends them all
         raise self.stop.error()
 
     def save(self, scores: dict[str, Any], *, best: bool) -> None:
@@ -316,6 +320,7 @@ class Run:
         self.best = (first, second)
         if isinstance(self.averaged, averaging.MovingAverage):
             self.averaged.updates = numbers["average_updates"]
-        self.scaler.load_state_dict(numbers["scaler"])
+        if numbers["scaler"] and self.scaler.is_enabled():  # it has none where another precision was used before
+            self.scaler.load_state_dict(numbers["scaler"])
         self.skipped |= numbers["skipped"]
         self._saved_step = self.step

@@ -31,12 +31,12 @@ def start(
 ) -> Run:
     """Returns a new run, ready for its first step; from here on it can be resumed, whatever stops it."""
     if world.is_main:
-        (folder / "recipe.toml").write_text(recipe.to_toml(wanted), encoding="utf-8")
+        write_text(folder / "recipe.toml", recipe.to_toml(wanted))
         _write_environment(folder, device, None)
     stop.folder = folder
     run = build(wanted, folder, device, listener, stop=stop, world=world)
     if world.is_main:
-        (folder / "recipe.toml").write_text(recipe.to_toml(run.recipe), encoding="utf-8")
+        write_text(folder / "recipe.toml", recipe.to_toml(run.recipe))
         write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
         _write_environment(folder, device, run.precision)
     return run
@@ -70,21 +70,22 @@ def resumed(
         )
     before = world.from_main(lambda: recipe.read(folder / "recipe.toml"))
     now = choose_recipe(before if wanted is None else wanted, data, changes)
-    if now.accumulate == 0:  # memory decided once
+    if now.accumulate == 0 and world.restarts:  # memory decided in an earlier life
         now = replace(now, accumulate=before.accumulate)
     changed = _changes(before, now)
     _refuse_other_networks_and_sets(folder, changed, override)
     if not world.from_main(lambda: checkpoint.has_weights(folder)):
         run = start(now, folder, device, listener, stop, world)
-        run.records.note("It was stopped before its first step, and begins.")
+        run.records.rewind(0, 0)
+        run.records.note("It was stopped before its first checkpoint, and begins anew.")
         return run
     stop.folder = folder
     run = build(now, folder, device, listener, stop=stop, world=world)
     if not override:
         _refuse_other_pictures(run, world.from_main(lambda: json.loads((folder / "data.json").read_text("utf-8"))))
     found, word = world.from_main(lambda: checkpoint.read(folder))
-    misfits = checkpoint.restore(run, found, optimizer="optim.name" not in changed, what_fits=override)
-    run.records.rewind(run.step)
+    misfits = checkpoint.restore(run, found, what_fits=override)
+    run.records.rewind(*checkpoint.progress(found))
     if misfits:
         run.records.note(
             f"{len(misfits)} tensors of the checkpoint do not fit the network and start anew: {misfits[0]}."
@@ -94,7 +95,7 @@ def resumed(
     for key, (old, new) in changed.items():
         run.records.note(f"{key} is {new!r} from here on; it was {old!r}.")
     if changed and world.is_main:
-        (folder / "recipe.toml").write_text(recipe.to_toml(run.recipe), encoding="utf-8")
+        write_text(folder / "recipe.toml", recipe.to_toml(run.recipe))
         write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
     if world.is_main:
         _write_environment(folder, device, run.precision)
@@ -104,7 +105,14 @@ def resumed(
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
     """Writes a document that people and programs read."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file, or replaces it whole: on a full disk the older one stays."""
+    aside = path.with_name(f".{path.name}.writing")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def _write_environment(folder: Path, device: torch.device, precision: str | None) -> None:

@@ -21,17 +21,22 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 
 
 class Stop:
-    """Whether somebody asked the run to stop, and by which signal. `at_once` while everything is saved."""
+    """Whether somebody asked the run to stop. `at_once` while everything is saved.
+
+    `signal` is what this process has heard, at whatever moment; `agreed` is what all processes have told each other.
+    """
 
     def __init__(self) -> None:
         self.signal = 0
+        self.agreed = 0
         self.folder: Path | None = None
         self.at_once = True
 
     def error(self) -> Stopped:
         """Returns what the run ends with, once it is saved."""
-        kind = Interrupted if self.signal == signal.SIGINT else Stopped
-        name = signal.Signals(self.signal or signal.SIGTERM).name
+        number = self.agreed or self.signal
+        kind = Interrupted if number == signal.SIGINT else Stopped
+        name = signal.Signals(number).name
         if self.folder is None:
             return kind(f"Stopped by {name}, before there was anything to save.")
         return kind(

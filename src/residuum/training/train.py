@@ -136,8 +136,8 @@ def _earlier_life(
         if out is not None:
             folders = [Path(out)]
         else:
-            folders = sorted(Path("runs").glob(f"{_plain_name(choose_recipe(wanted, data, changes))}-*"))
-        for folder in folders:
+            folders = list(Path("runs").glob(f"{_plain_name(choose_recipe(wanted, data, changes))}-*"))
+        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
             with contextlib.suppress(OSError, ValueError):
                 if json.loads((folder / "env.json").read_text(encoding="utf-8")).get("launcher") == launcher():
                     return folder
