@@ -49,7 +49,7 @@ def resumes(folder: Path) -> Iterator[bool]:
         again = build(replace(recipe, data=replace(recipe.data, workers=3)), place, CPU)
         torch.manual_seed(at)  # nothing may depend on what another process drew
         checkpoint.restore(again, checkpoint.read(place)[0])
-        again.records.rewind(again.step)
+        again.records.rewind(again.step, again.epoch)
         again.recipe = recipe  # which the cards hold, so that they can be compared
         loop.fit(again)
         yield was_stopped and same_runs(place, whole)
