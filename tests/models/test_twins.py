@@ -11,8 +11,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from residuum.models import MODELS, Network, create_model
-from residuum.models.pretrained import TORCHVISION_RESNET, load_torchvision, rename
+from residuum.models import MODELS, Network, create_model, layouts
+from residuum.models.layouts import TORCHVISION
 
 TWINS = [entry.name for entry in MODELS.entries() if entry.card.twin]
 
@@ -48,7 +48,7 @@ def twins(name: str) -> tuple[Network, nn.Module]:
     with torch.device("meta"):
         ours = create_model(name)
     ours.to_empty(device="cpu")
-    load_torchvision(ours, theirs.state_dict())
+    layouts.load(ours, theirs.state_dict())
     return ours, theirs
 
 
@@ -80,13 +80,13 @@ def test_the_same_gradients_and_running_statistics_as_the_twin() -> None:
         F.cross_entropy(model.train()(images), labels).backward()
     weights = dict(ours.named_parameters())
     for key, expected in theirs.named_parameters():
-        gradient = weights[rename(key, TORCHVISION_RESNET)].grad
+        gradient = weights[TORCHVISION.rename(key)].grad
         assert gradient is not None
         assert expected.grad is not None
         assert difference(gradient, expected.grad) <= 1e-5, key
     buffers = dict(ours.named_buffers())
     for key, statistic in theirs.named_buffers():
-        assert difference(buffers[rename(key, TORCHVISION_RESNET)].double(), statistic.double()) <= 1e-5, key
+        assert difference(buffers[TORCHVISION.rename(key)].double(), statistic.double()) <= 1e-5, key
 
 
 @pytest.mark.parametrize("name", TWINS)
