@@ -155,7 +155,8 @@ def _receive(url: str, target: Path, part: IO[bytes], or_else: str) -> str | Non
     start = _length(part)
     request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"} if start else {})
     try:
-        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+        # An opener of its own: the shared one would keep the proxies that it was first used with.
+        response = urllib.request.build_opener().open(request, timeout=_TIMEOUT_S)
     except urllib.error.HTTPError as error:
         error.close()  # it is the response too
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and start:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,6 +25,12 @@ _INSIDE = ("state_dict", "model_state_dict", "model", "state_dict_ema", "net", "
 
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and wrappers put before every key."""
+
+_DAMAGE = (
+    RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, ImportError, AssertionError,
+    struct.error,
+)  # fmt: skip
+"""What torch's reader was seen to raise of files with flipped and missing bytes."""
 
 _HEADER_LIMIT = 100_000_000  # bytes, as in the safetensors library
 
@@ -55,7 +62,9 @@ def _is_safetensors(beginning: bytes, path: Path) -> bool:
 
 def _unpickled(path: Path) -> object:
     try:
-        found: object = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it may not read a file; whether it did is all that counts
+            found: object = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).split("\n", maxsplit=1)[0]
         raise _unusable(
@@ -63,7 +72,7 @@ def _unpickled(path: Path) -> object:
         ) from error
     except OSError:
         raise
-    except (RuntimeError, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError, ImportError) as error:
+    except _DAMAGE as error:
         raise _unusable(path, f"it is damaged or no file of weights ({type(error).__name__})") from error
     return found
 
