@@ -5,13 +5,16 @@ Weights and running statistics are random: an error in the order of layers or in
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from residuum.models import MODELS, Network, create_model, layouts
+from residuum.models import MODELS, Network, create_model, foreign, layouts
 from residuum.models.layouts import TORCHVISION
 
 TWINS = [entry.name for entry in MODELS.entries() if entry.card.twin]
@@ -62,14 +65,36 @@ def test_all_of_torchvisions_residual_nets_are_here() -> None:
     assert sorted(TWINS) == sorted(published)
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_the_same_function_as_the_twin(name: str) -> None:
-    ours, theirs = twins(name)
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+def logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        expected = theirs.eval()(images)
-        assert expected.std() > 0.1
-        assert difference(ours.eval()(images), expected) <= 1e-5
+        found: Tensor = model.eval()(images)
+    return found
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_same_function_as_the_twin_through_the_files_of_either_library(name: str, tmp_path: Path) -> None:
+    theirs, images = torchvision_twin(name), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    expected = logits(theirs, images)
+    assert expected.std() > 0.1
+    torch.save(theirs.state_dict(), tmp_path / "torchvision.pth")
+    assert difference(logits(from_file(name, tmp_path / "torchvision.pth"), images), expected) <= 1e-5
+    (tmp_path / "torchvision.pth").unlink()
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        timms = timm.create_model(name)
+    timms.load_state_dict(theirs.state_dict(), assign=True)
+    assert difference(logits(timms, images), expected) <= 1e-5
+    safetensors.torch.save_file(timms.state_dict(), tmp_path / "timm.safetensors")
+    assert difference(logits(from_file(name, tmp_path / "timm.safetensors"), images), expected) <= 1e-5
+    (tmp_path / "timm.safetensors").unlink()
+
+
+def from_file(name: str, path: Path) -> Network:
+    with torch.device("meta"):
+        ours = create_model(name)
+    ours.to_empty(device="cpu")
+    assert layouts.load(ours, foreign.read(path))
+    return ours
 
 
 def test_the_same_gradients_and_running_statistics_as_the_twin() -> None:
