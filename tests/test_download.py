@@ -101,6 +101,14 @@ def test_any_part_that_was_left_ends_well(server: Server, target: Path, part: by
     assert left(target) == {"weights.pth": len(BODY)}
 
 
+def test_a_server_without_ranges_is_asked_once(server: Server, target: Path) -> None:
+    server.knows_ranges = False
+    target.parent.mkdir()
+    target.with_name(".weights.pth.part").write_bytes(BODY[:999])
+    download.fetch(server.address + "/weights.pth", target, SHA256)
+    assert server.asked == [("/weights.pth", "bytes=999-")]
+
+
 def test_wrong_bytes_are_refused_and_leave_nothing(server: Server, target: Path) -> None:
     server.body = BODY[:-1] + bytes([BODY[-1] ^ 1])
     assert f"Expected one that begins with {SHA256[:8]}." in refused(server, target, SHA256[:8])

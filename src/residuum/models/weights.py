@@ -9,18 +9,20 @@ Departures: `sha256` is whole where at least two independent publications of it 
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from residuum import download
 from residuum.errors import NetworkError, UsageError, WeightsError, did_you_mean
 from residuum.imaging import Preprocessing
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+"""The usual mean and standard deviation of ImageNet's pictures, on the 0..1 scale (torchvision's weights' metadata)."""
 
 ACCEPT_LICENCE = "RESIDUUM_ACCEPT_LICENSE"
 """With this environment variable set and not '0', weights under a non-commercial licence are loaded."""
@@ -82,8 +84,9 @@ def _newest(repository: Path) -> str:
         return "main"
 
 
-def _preprocessing(resize_px: int, *, img_size: int = 224, bicubic: bool = False) -> Preprocessing:
-    interpolation = "bicubic" if bicubic else "bilinear"
+def _preprocessing(
+    resize_px: int, *, img_size: int = 224, interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+) -> Preprocessing:
     return Preprocessing("RGB", img_size, resize_px, interpolation, IMAGENET_MEAN, IMAGENET_STD)
 
 
@@ -109,7 +112,7 @@ def _timm(model: str, revision: str | None, sha256: str, top1: float, bytes_abou
         file="model.safetensors",
         sha256=sha256,
         top1=top1,
-        preprocessing=_preprocessing(288, img_size=288, bicubic=True),
+        preprocessing=_preprocessing(288, img_size=288, interpolation="bicubic"),
         bytes_about=bytes_about,
         licence="Apache-2.0",
         repo=f"timm/{model}.a1_in1k",
@@ -241,6 +244,9 @@ def obtain(card: Weights) -> Path:
                 expected=f"Expected the file {path}.",
                 hint=f"Download {card.url} elsewhere and put it there, unset HF_HUB_OFFLINE, or {_OR_ELSE}.",
             )
+        if not download.is_offline():
+            size = card.bytes_about / 1e6
+            logging.getLogger("residuum").warning("Downloading %s (%.0f MB) to %s", card.url, size, path)
         download.fetch(card.url, path, card.sha256 or None, or_else=_OR_ELSE)
         return path
     if not (digest := download.sha256(path)).startswith(card.sha256):
