@@ -19,6 +19,7 @@ from residuum import bundle
 from residuum.errors import NetworkError, UsageError, WeightsError
 from residuum.models import create_model, saved, weights
 from residuum.models._catalog import untrained_model
+from residuum.models.convert import convert
 from residuum.models.weights import WEIGHTS
 from serving import Server, serving
 
@@ -81,6 +82,18 @@ def test_by_name_over_a_connection_that_is_cut(
     other.reset_head(3)
     assert other.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
     assert [tuple(x.shape) for x in other.features(torch.zeros(1, 3, 64, 64))][-1] == (1, 512, 2, 2)
+
+
+def test_a_name_becomes_a_bundle_with_its_licence_and_preprocessing(
+    official: State, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish("resnet18.a1_in1k", official, server, monkeypatch)
+    convert("resnet18.a1_in1k", "resnet18", tmp_path / "b")
+    loaded = saved.load(tmp_path / "b")
+    assert (loaded.card["licence"], loaded.card["weights"]["name"]) == ("Apache-2.0", "resnet18.a1_in1k")
+    assert (loaded.preprocessing.img_size, loaded.preprocessing.interpolation) == (288, "bicubic")
+    assert loaded.classes[0] == "tench"
+    assert torch.equal(loaded.model.state_dict()["stem.conv.weight"], official["conv1.weight"])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
