@@ -327,12 +327,12 @@ def test_the_models_keys_are_the_options_of_networks() -> None:
     from residuum.models._catalog import options_of
 
     options = set(itertools.chain.from_iterable(options_of(entry.build) for entry in MODELS.entries()))
-    assert {f.name for f in fields(Model)} - {"name"} == options - {
+    assert {f.name for f in fields(Model)} - {"name", "weights"} == options - {
         "num_classes",
         "in_channels",
     }  # those follow from data
     every = {"shortcut": "B", "stem": "cifar", "zero_init_last": True, "drop_path": 0.1, "width": 0.5, "groups": 2}
-    assert Model("resnet18", **every).options() == every  # type: ignore[arg-type]
+    assert Model("resnet18", weights="imagenet", **every).options() == every  # type: ignore[arg-type]
     assert Model("resnet18", zero_init_last=False, drop_path=0.0).options() == {
         "zero_init_last": False,
         "drop_path": 0.0,

@@ -26,9 +26,13 @@ from residuum.errors import RecipeError, did_you_mean
 
 @dataclass(frozen=True)
 class Model:
-    """The network. An option left out is the network's own default; one that the network does not have is refused."""
+    """The network. An option left out is the network's own default; one that the network does not have is refused.
+
+    `weights` are what it starts from: "imagenet", a name of `residuum weights`, a file, a bundle, or "none".
+    """
 
     name: str = "resnet20_cifar"
+    weights: str = "none"
     shortcut: Literal["A", "B", "C"] | None = None
     stride_in: Literal["1x1", "3x3"] | None = None
     stem: Literal["imagenet", "cifar"] | None = None
@@ -40,7 +44,8 @@ class Model:
 
     def options(self) -> dict[str, object]:
         """The options that were set, by name."""
-        return {key: value for key, value in vars(self).items() if key != "name" and value is not None}
+        own = ("name", "weights")
+        return {key: value for key, value in vars(self).items() if key not in own and value is not None}
 
 
 @dataclass(frozen=True)
@@ -299,6 +304,7 @@ class Expect:
 
 ALIASES: Mapping[str, str] = {
     "model": "model.name",
+    "weights": "model.weights",
     "data": "data.source",
     "batch_size": "data.batch_size",
     "img_size": "data.img_size",

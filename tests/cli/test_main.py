@@ -20,9 +20,9 @@ from residuum.cli import console, main
 
 FLAGS = {
     "train": {
-        "--data", "-c --recipe", "--model", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
+        "--data", "-c --recipe", "--model", "--weights", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
         "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override",
-        "--device", "--dry-run", "--offline", "--json", "-q --quiet", "-v --verbose",
+        "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
         "BUNDLE", "--data", "--split", "--precision", "-b --batch-size", "-j --workers", "--on-bad-image", "--device",
@@ -33,6 +33,8 @@ FLAGS = {
         "-q --quiet", "-v --verbose",
     },
     "models": {"--json"},
+    "weights": {"--json"},
+    "convert": {"FILE", "--model", "-o --out", "--classes", "--accept-license", "--offline", "--json"},
     "recipes": {"list|show", "NAME", "--json"},
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
     "doctor": {"--device", "--no-self-test", "--json"},

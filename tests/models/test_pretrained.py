@@ -1,71 +1,181 @@
-"""Foreign weights load whole, or not at all with everything that does not fit named."""
+"""Networks from weights that were named: downloaded from a server of our own, from files and from bundles."""
 
 from __future__ import annotations
 
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
+import safetensors.torch
 import torch
 import torchvision
 from torch import Tensor
 
-from residuum.errors import WeightsError
-from residuum.models import Network, create_model
-from residuum.models.pretrained import load_torchvision
+from residuum import bundle
+from residuum.errors import NetworkError, UsageError, WeightsError
+from residuum.models import create_model, saved, weights
+from residuum.models._catalog import untrained_model
+from residuum.models.convert import convert
+from residuum.models.weights import WEIGHTS
+from serving import Server, serving
+
+State = dict[str, Tensor]
 
 
 @pytest.fixture(scope="module")
-def weights() -> dict[str, Tensor]:
+def official() -> State:
     torch.manual_seed(0)
-    state: dict[str, Tensor] = torchvision.models.resnet18(weights=None).state_dict()
+    state: State = torchvision.models.resnet18(weights=None).state_dict()
     return state
 
 
-def refused(model: Network, weights: dict[str, Tensor]) -> str:
-    """The message, once it is sure that nothing was loaded."""
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(WeightsError) as caught:
-        load_torchvision(model, weights)
-    assert caught.value.exit_code == 4
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    return str(caught.value)
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("RESIDUUM_OFFLINE", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with serving() as running:
+        monkeypatch.setenv("HF_ENDPOINT", running.address)
+        monkeypatch.setattr(weights, "_TORCHVISION", running.address)
+        yield running
 
 
-def test_another_number_of_classes_or_channels(weights: dict[str, Tensor]) -> None:
-    message = refused(create_model("resnet18", num_classes=7, in_channels=1), weights)
-    assert "fc.weight (shape (1000, 512), (7, 512) in the network)" in message
-    assert "fc.bias (shape (1000,), (7,) in the network)" in message
-    assert "conv1.weight (shape (64, 3, 7, 7), (64, 1, 7, 7) in the network)" in message
-    assert "layer1" not in message
-    assert "reset_head" in message
+def as_torchvision_publishes(state: State) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
 
 
-def test_missing_and_additional_keys(weights: dict[str, Tensor]) -> None:
-    changed = {key: value for key, value in weights.items() if key != "layer2.0.bn1.running_var"}
-    message = refused(create_model("resnet18"), changed | {"extra.weight": torch.zeros(1)})
-    assert "stages.1.0.branch.norm1.running_var (not in the weights)" in message
-    assert "extra.weight (not in the network)" in message
+PUBLISHED: dict[str, Callable[[State], bytes]] = {
+    "resnet18.imagenet1k_v1": as_torchvision_publishes,
+    "resnet18.a1_in1k": lambda state: safetensors.torch.save(state, {"format": "pt"}),
+}
 
 
-def test_a_long_list_is_cut_and_counted(weights: dict[str, Tensor]) -> None:
-    message = refused(create_model("resnet34"), weights)
-    missing = (16 - 8) * 2 * 5  # blocks, convolutions in each, and a convolution's weights with its norm's four tensors
-    assert message.count("(not in the weights)") == 12
-    assert f"and {missing - 12} more" in message
+def publish(name: str, state: State, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.body = PUBLISHED[name](state)
+    known = replace(WEIGHTS[name], sha256=hashlib.sha256(server.body).hexdigest())
+    monkeypatch.setitem(WEIGHTS, name, known)  # type: ignore[arg-type] (a dict when the program runs)
 
 
-def test_another_shortcut_does_not_fit(weights: dict[str, Tensor]) -> None:
-    assert "layer2.0.downsample.0.weight (not in the network)" in refused(
-        create_model("resnet18", shortcut="A"), weights
-    )
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_by_name_over_a_connection_that_is_cut(
+    name: str, official: State, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(name, official, server, monkeypatch)
+    server.cuts = [20_000_000]
+    model = create_model("resnet18", weights="imagenet" if "imagenet" in name else name)
+    assert [wanted for _, wanted in server.asked] == [None, "bytes=20000000-"]
+    assert torch.equal(model.state_dict()["head.fc.weight"], official["fc.weight"])
+    assert torch.equal(model.state_dict()["stages.3.1.branch.norm2.bias"], official["layer4.1.bn2.bias"])
+    other = create_model("resnet18", weights=name, num_classes=10)
+    assert len(server.asked) == 2
+    assert other.num_classes == 10
+    assert other(torch.zeros(1, 3, 64, 64)).shape == (1, 10)
+    assert torch.equal(other.state_dict()["stem.conv.weight"], official["conv1.weight"])
+    other.reset_head(3)
+    assert other.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert [tuple(x.shape) for x in other.features(torch.zeros(1, 3, 64, 64))][-1] == (1, 512, 2, 2)
 
 
-def test_weights_without_batch_counts(weights: dict[str, Tensor]) -> None:
-    model = create_model("resnet18")
-    load_torchvision(model, {key: value for key, value in weights.items() if "num_batches" not in key})
-    assert torch.equal(model.state_dict()["stages.3.1.branch.conv2.weight"], weights["layer4.1.conv2.weight"])
+def test_a_name_becomes_a_bundle_with_its_licence_and_preprocessing(
+    official: State, server: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    publish("resnet18.a1_in1k", official, server, monkeypatch)
+    convert("resnet18.a1_in1k", "resnet18", tmp_path / "b")
+    loaded = saved.load(tmp_path / "b")
+    assert (loaded.card["licence"], loaded.card["weights"]["name"]) == ("Apache-2.0", "resnet18.a1_in1k")
+    assert (loaded.preprocessing.img_size, loaded.preprocessing.interpolation) == (288, "bicubic")
+    assert loaded.classes[0] == "tench"
+    assert torch.equal(loaded.model.state_dict()["stem.conv.weight"], official["conv1.weight"])
 
 
-def test_then_a_new_head(weights: dict[str, Tensor]) -> None:
-    model = create_model("resnet18")
-    load_torchvision(model, weights)
-    model.reset_head(2)
-    assert model(torch.randn(2, 3, 64, 64)).shape == (2, 2)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_wrong_bytes_never_reach_a_network(
+    name: str, official: State, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(name, official, server, monkeypatch)
+    server.body = server.body[:-1] + bytes([server.body[-1] ^ 1])
+    with pytest.raises(NetworkError, match="SHA-256"):
+        create_model("resnet18", weights=name)
+    assert not WEIGHTS[name].cached.exists()
+
+
+def test_a_hub_without_a_known_hash_is_held_to_names_and_shapes(
+    official: State, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "resnet18.a1_in1k"
+    server.body = safetensors.torch.save({key: value for key, value in official.items() if key != "bn1.bias"})
+    monkeypatch.setitem(WEIGHTS, name, replace(WEIGHTS[name], sha256="", revision=None))  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=r"stem\.norm\.bias \(not in the weights\)"):
+        create_model("resnet18", weights=name)
+    assert server.asked == [("/timm/resnet18.a1_in1k/resolve/main/model.safetensors", None)]
+
+
+def tiny(**options: Any) -> Any:
+    return create_model("resnet20_cifar", width=0.25, **options)
+
+
+def test_a_file_brings_its_number_of_classes(tmp_path: Path) -> None:
+    torch.save({"state_dict": tiny(num_classes=4).state_dict()}, tmp_path / "a.pth")
+    assert tiny(weights=tmp_path / "a.pth").num_classes == 4
+    assert tiny(weights=str(tmp_path / "a.pth"), num_classes=7).num_classes == 7
+    with pytest.raises(WeightsError, match="do not fit the network"):
+        create_model("resnet20_cifar", weights=tmp_path / "a.pth")
+
+
+def in_bundle(folder: Path, **card: Any) -> Path:
+    options = {"name": "resnet20_cifar", "num_classes": 4, "in_channels": 3, "width": 0.25, **card.pop("options", {})}
+    preprocessing = weights._preprocessing(32, img_size=32).as_dict()
+    model = untrained_model(**options)  # type: ignore[arg-type]
+    whole = {"model": options, "classes": list("abcd"), "preprocessing": preprocessing, "licence": "MIT", **card}
+    bundle.write(folder, saved.arrays(model.state_dict()), whole)
+    return folder
+
+
+def test_a_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(weights.ACCEPT_LICENCE, raising=False)
+    best = in_bundle(tmp_path / "best")
+    theirs = saved.load(best).model.state_dict()
+    ours = tiny(weights=best).state_dict()
+    assert all(torch.equal(value, ours[key]) for key, value in theirs.items())
+    with pytest.raises(WeightsError, match="holds the network resnet20_cifar, not resnet32_cifar"):
+        create_model("resnet32_cifar", weights=best)
+    with pytest.raises(WeightsError, match="forbids commercial use"):
+        tiny(weights=in_bundle(tmp_path / "nc", licence="CC-BY-NC-4.0"))
+    with pytest.raises(WeightsError, match="Cannot use the bundle"):
+        tiny(weights=tmp_path)
+
+
+def test_a_bundle_names_no_weights_to_fetch(tmp_path: Path) -> None:
+    best = in_bundle(tmp_path / "best")
+    tensors, card = bundle.read(best)
+    card["model"]["weights"] = "imagenet"
+    bundle.write(best, tensors, card)
+    with pytest.raises(WeightsError, match="no option 'weights'"):
+        saved.load(best)
+
+
+def test_another_stride_is_another_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESIDUUM_OFFLINE", "1")
+    with pytest.raises(WeightsError, match="stride_in='1x1'"):
+        create_model("resnet50", weights="imagenet", stride_in="1x1")
+
+
+def test_none_and_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "imagenet").mkdir()  # a set of pictures, as likely as not
+    for nothing in (None, "none"):
+        assert tiny(weights=nothing).num_classes == 10
+    with pytest.raises(WeightsError, match="no ImageNet weights for the network resnet20_cifar"):
+        tiny(weights="imagenet")
+    with pytest.raises(UsageError, match="is no file, no bundle and no name of weights"):
+        tiny(weights="nothing.pth")
+    with pytest.raises(UsageError, match="no option 'widht'"):  # before anything is fetched
+        create_model("resnet18", weights="imagenet", widht=2)

@@ -5,14 +5,17 @@ Weights and running statistics are random: an error in the order of layers or in
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from residuum.models import MODELS, Network, create_model
-from residuum.models.pretrained import TORCHVISION_RESNET, load_torchvision, rename
+from residuum.models import MODELS, Network, create_model, foreign, layouts
+from residuum.models.layouts import TORCHVISION
 
 TWINS = [entry.name for entry in MODELS.entries() if entry.card.twin]
 
@@ -48,7 +51,7 @@ def twins(name: str) -> tuple[Network, nn.Module]:
     with torch.device("meta"):
         ours = create_model(name)
     ours.to_empty(device="cpu")
-    load_torchvision(ours, theirs.state_dict())
+    layouts.load(ours, theirs.state_dict())
     return ours, theirs
 
 
@@ -62,14 +65,36 @@ def test_all_of_torchvisions_residual_nets_are_here() -> None:
     assert sorted(TWINS) == sorted(published)
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_the_same_function_as_the_twin(name: str) -> None:
-    ours, theirs = twins(name)
-    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+def logits(model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
-        expected = theirs.eval()(images)
-        assert expected.std() > 0.1
-        assert difference(ours.eval()(images), expected) <= 1e-5
+        found: Tensor = model.eval()(images)
+    return found
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_the_same_function_as_the_twin_through_the_files_of_either_library(name: str, tmp_path: Path) -> None:
+    theirs, images = torchvision_twin(name), torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    expected = logits(theirs, images)
+    assert expected.std() > 0.1
+    torch.save(theirs.state_dict(), tmp_path / "torchvision.pth")
+    assert difference(logits(from_file(name, tmp_path / "torchvision.pth"), images), expected) <= 1e-5
+    (tmp_path / "torchvision.pth").unlink()
+    timm = pytest.importorskip("timm", reason="timm is not installed")
+    with torch.device("meta"):
+        timms = timm.create_model(name)
+    timms.load_state_dict(theirs.state_dict(), assign=True)
+    assert difference(logits(timms, images), expected) <= 1e-5
+    safetensors.torch.save_file(timms.state_dict(), tmp_path / "timm.safetensors")
+    assert difference(logits(from_file(name, tmp_path / "timm.safetensors"), images), expected) <= 1e-5
+    (tmp_path / "timm.safetensors").unlink()
+
+
+def from_file(name: str, path: Path) -> Network:
+    with torch.device("meta"):
+        ours = create_model(name)
+    ours.to_empty(device="cpu")
+    assert layouts.load(ours, foreign.read(path))
+    return ours
 
 
 def test_the_same_gradients_and_running_statistics_as_the_twin() -> None:
@@ -80,13 +105,13 @@ def test_the_same_gradients_and_running_statistics_as_the_twin() -> None:
         F.cross_entropy(model.train()(images), labels).backward()
     weights = dict(ours.named_parameters())
     for key, expected in theirs.named_parameters():
-        gradient = weights[rename(key, TORCHVISION_RESNET)].grad
+        gradient = weights[TORCHVISION.rename(key)].grad
         assert gradient is not None
         assert expected.grad is not None
         assert difference(gradient, expected.grad) <= 1e-5, key
     buffers = dict(ours.named_buffers())
     for key, statistic in theirs.named_buffers():
-        assert difference(buffers[rename(key, TORCHVISION_RESNET)].double(), statistic.double()) <= 1e-5, key
+        assert difference(buffers[TORCHVISION.rename(key)].double(), statistic.double()) <= 1e-5, key
 
 
 @pytest.mark.parametrize("name", TWINS)

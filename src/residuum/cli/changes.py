@@ -1,4 +1,4 @@
-"""Flags turned into changes of a recipe, and into the environment's word for no network."""
+"""Flags turned into changes of a recipe, and into the environment's words for no network and for a licence."""
 
 from __future__ import annotations
 
@@ -43,3 +43,9 @@ def go_offline(offline: bool) -> None:
     """Forbids every download of this process where `offline`."""
     if offline:
         os.environ["RESIDUUM_OFFLINE"] = "1"
+
+
+def accept_licence(accepted: bool) -> None:
+    """Allows this process weights under a non-commercial licence where `accepted`."""
+    if accepted:
+        os.environ["RESIDUUM_ACCEPT_LICENSE"] = "1"

@@ -26,6 +26,12 @@ def add_json(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("--json", action="store_true", help=f"print {what} as one JSON document")
 
 
+def add_accept_license(parser: argparse.ArgumentParser) -> None:
+    """Adds `--accept-license`."""
+    text = "accept that weights, and what is made of them, are not for commercial use"
+    parser.add_argument("--accept-license", action="store_true", help=text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds `--device`."""
     text = "where to compute: cpu, cuda, cuda:1, mps (default: auto, which prefers a GPU)"

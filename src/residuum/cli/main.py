@@ -21,6 +21,8 @@ COMMANDS = {
     "predict": "say what is on pictures",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
+    "weights": "list the weights to start from that are known by name",
+    "convert": "make a bundle of weights that others have trained",
     "recipes": "list the recipes, or show one",
     "doctor": "say what a report of a bug needs, and test this machine",
 }

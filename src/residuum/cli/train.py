@@ -7,6 +7,7 @@ examples:
   residuum train
   residuum train --data my_photos --epochs 30
   residuum train --recipe resnet20_cifar10_fast --data cifar10 --seed 1
+  residuum train --data my_photos --model resnet50 --weights imagenet
   residuum train --recipe mine.toml --set optim.lr=0.05 --set augment.mixup=0.2
   residuum train --resume runs/photos-1
   torchrun --nproc-per-node=8 -m residuum train --data my_photos
@@ -18,7 +19,7 @@ import argparse
 
 from residuum.cli import console, flags
 
-_KEYS = ("model", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "workers", "on_bad_image")
+_KEYS = ("model", "weights", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "workers", "on_bad_image")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards")
     add("-c", "--recipe", metavar="NAME|FILE", help="a recipe's name or a TOML file (list: residuum recipes)")
     add("--model", metavar="NAME", help="the network (list: residuum models)")
+    text = "what the network starts from: imagenet, a name (list: residuum weights), a file, a bundle, or none"
+    add("--weights", metavar="WEIGHTS", help=text)
     add("--epochs", metavar="N", help="passes over the training pictures")
     text = "pictures in an update (auto: the recipe's, in as many parts as memory needs)"
     add("-b", "--batch-size", metavar="N|auto", help=text)
@@ -46,16 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--override", action="store_true", help=text)
     flags.add_device(parser)
     add("--dry-run", action="store_true", help="print the recipe that would run, and leave; no picture is opened")
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    add("--offline", action="store_true", help="use no network: fail instead of downloading a set or weights")
+    flags.add_accept_license(parser)
     flags.add_json(parser, "the result (with --dry-run: the recipe)")
     flags.add_loudness(parser, "every step that is recorded")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains."""
-    from residuum.cli.changes import changes_of, go_offline
+    from residuum.cli.changes import accept_licence, changes_of, go_offline
 
     go_offline(arguments.offline)
+    accept_licence(arguments.accept_license)
     changes = changes_of(arguments, _KEYS)
     if arguments.dry_run:
         return _show(arguments, changes)

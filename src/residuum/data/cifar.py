@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 
 from residuum.data import parquet
-from residuum.data.download import cache_folder, fetch, sha256
 from residuum.data.parts import Found, PartName
 from residuum.data.paths import displayed
 from residuum.data.sets import ImageSet, ResidentSet
+from residuum.download import cache_folder, fetch, sha256
 from residuum.errors import DataError, NetworkError
 
 _SIDE_PX = 32

@@ -30,9 +30,9 @@ from typing import BinaryIO, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from residuum.data.download import cache_folder
 from residuum.data.paths import displayed
 from residuum.data.tar_members import Member, members, read_at
+from residuum.download import cache_folder
 from residuum.errors import DataError
 from residuum.imaging import EXTENSIONS
 

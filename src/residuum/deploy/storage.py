@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from residuum.data.download import cache_folder
+from residuum.download import cache_folder
 
 
 def places() -> list[dict[str, Any]]:

@@ -11,9 +11,11 @@ import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from residuum.errors import UsageError, did_you_mean
+from residuum.models import pretrained
 from residuum.models.layers import Network
 from residuum.registry import Registry
 
@@ -47,15 +49,37 @@ class Range:
     high: float = math.inf
 
 
-def create_model(name: str, **options: Any) -> Network:
-    """Builds the network called `name`, with random weights; an option left out has the network's own default.
+def create_model(name: str, weights: str | Path | None = None, **options: Any) -> Network:
+    """Builds the network called `name`; an option left out has the network's own default.
+
+    `weights` are what it starts from: "imagenet", a name of `residuum weights`, a file, a bundle, or random ones
+    (None or "none"). Without `num_classes` the network has theirs; with another number its head is new.
 
     Raises:
         UsageError: no network has that name, the network has no such option, or the value is of the wrong type or out
-        of range.
+        of range; or there are no weights of that name.
+        WeightsError: the weights cannot be used, or are not this network's.
+        NetworkError: the weights are in no cache and cannot be downloaded.
     """
-    entry = MODELS[name]
-    known = options_of(entry.build)
+    _check(name, options)
+    found = pretrained.find(weights, name, options)
+    if found is None:
+        return untrained_model(name, **options)
+    if found.num_classes is not None:
+        options.setdefault("num_classes", found.num_classes)
+    model = untrained_model(name, **options)
+    found.load_into(model)
+    return model
+
+
+def untrained_model(name: str, **options: Any) -> Network:
+    """As `create_model`, with random weights: for weights that the caller has."""
+    _check(name, options)
+    return MODELS[name].build(**options)
+
+
+def _check(name: str, options: Mapping[str, object]) -> None:
+    known = options_of(MODELS[name].build)
     for option, value in options.items():
         if option not in known:
             raise UsageError(
@@ -69,7 +93,6 @@ def create_model(name: str, **options: Any) -> Network:
                 expected=f"Expected {_words(known[option])}.",
                 hint=_closest(known[option], value) or f"Leave it out for the default of {name}.",
             )
-    return entry.build(**options)
 
 
 def options_of(build: Callable[..., Network]) -> Mapping[str, Any]:

@@ -1,69 +1,98 @@
-"""Loads weights that come from elsewhere: torchvision's residual nets, whose layers have other names and are the same.
+"""Weights to start from, as `--weights` and `create_model(weights=...)` name them, into a network.
 
-A layout is a list of renamings, applied in order to every key of the foreign state dict; what does not fit after that
-is listed, and nothing is loaded.
-Source: torchvision/models/resnet.py (BSD 3-Clause).
+They are named as `imagenet` (torchvision's newest for the network), by a name of `residuum weights`, as a file, as a
+bundle, or not at all (`none`). A name goes before a path; a file that is called like one is named as `./imagenet`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from residuum import bundle
 from residuum.errors import WeightsError
+from residuum.models import foreign, layouts
 from residuum.models.layers import Network
+from residuum.models.weights import WEIGHTS, Weights, check_licence, named, obtain
 
-TORCHVISION_RESNET: Sequence[tuple[str, str]] = (
-    (r"^conv1\.", "stem.conv."),
-    (r"^bn1\.", "stem.norm."),
-    (r"^fc\.", "head.fc."),
-    (r"^layer1\.", "stages.0."),
-    (r"^layer2\.", "stages.1."),
-    (r"^layer3\.", "stages.2."),
-    (r"^layer4\.", "stages.3."),
-    (r"^(stages\.\d+\.\d+)\.conv", r"\1.branch.conv"),
-    (r"^(stages\.\d+\.\d+)\.bn", r"\1.branch.norm"),
-    (r"^(stages\.\d+\.\d+)\.downsample\.0\.", r"\1.shortcut.conv."),
-    (r"^(stages\.\d+\.\d+)\.downsample\.1\.", r"\1.shortcut.norm."),
-)
-"""torchvision's names, as regular expressions, and ours."""
-
-_LISTED = 12
+NONE = "none"
 
 
-def rename(key: str, layout: Sequence[tuple[str, str]]) -> str:
-    """Returns our name for a foreign key."""
-    for pattern, ours in layout:
-        key = re.sub(pattern, ours, key)
-    return key
+@dataclass(frozen=True)
+class Pretrained:
+    """Weights that were found: what messages call them, their tensors by their own names, and what else is known.
+
+    `known` is the card of weights known by name, `card` that of a bundle.
+    """
+
+    name: str
+    state_dict: Mapping[str, Tensor]
+    known: Weights | None = None
+    card: Mapping[str, object] | None = None
+
+    @property
+    def num_classes(self) -> int | None:
+        """The classes of its classifier; None where there is none in it."""
+        return layouts.classes_in(self.state_dict)
+
+    def load_into(self, model: Network) -> str:
+        """Loads the weights and returns what was done, in a sentence; the head stays as it is for other classes.
+
+        Raises:
+            WeightsError: they do not fit, by key. Nothing is loaded then.
+        """
+        with_head = layouts.load(model, self.state_dict, f"The weights {self.name}")
+        if with_head:
+            return f"The network starts from the weights {self.name}."
+        theirs = "none" if self.num_classes is None else f"one for {self.num_classes:,}"
+        return (
+            f"The network starts from the weights {self.name}, with a new head for {model.num_classes:,} classes: "
+            f"the weights have {theirs}."
+        )
 
 
-def load_torchvision(model: Network, state_dict: Mapping[str, Tensor]) -> None:
-    """Loads the state dict of torchvision's twin into `model`, running statistics included.
-
-    A batch norm's `num_batches_tracked` may be absent, as it is in files from before torch 0.4.1; it then stays as it
-    is.
+def find(weights: str | Path | None, model: str, options: Mapping[str, object]) -> Pretrained | None:
+    """Returns the weights that were named for the network `model` with `options`, downloaded where they must be.
 
     Raises:
-        WeightsError: a key of one has no counterpart in the other, or its shape differs. Nothing is loaded then.
+        UsageError: nothing is called that.
+        WeightsError: they cannot be used, or not for this network, or their licence was not accepted.
+        NetworkError: they are in no cache and cannot be downloaded.
     """
-    foreign = {rename(key, TORCHVISION_RESNET): (key, value) for key, value in state_dict.items()}
-    ours = model.state_dict()
-    misfits = [f"{key} (not in the network)" for name, (key, _) in foreign.items() if name not in ours]
-    for name, value in ours.items():
-        if name not in foreign:
-            if not name.endswith(".num_batches_tracked"):
-                misfits.append(f"{name} (not in the weights)")
-        elif foreign[name][1].shape != value.shape:
-            key, other = foreign[name]
-            misfits.append(f"{key} (shape {tuple(other.shape)}, {tuple(value.shape)} in the network)")
-    if misfits:
-        more = f", and {len(misfits) - _LISTED} more" if len(misfits) > _LISTED else ""
+    if weights is None or weights == NONE:
+        return None
+    path = Path(weights).expanduser()
+    if str(weights) != "imagenet" and str(weights) not in WEIGHTS and path.exists():
+        return _bundle(path, model, options) if path.is_dir() else Pretrained(str(weights), foreign.read(path))
+    card = named(str(weights), model)
+    _refuse_another_stride(card.name, "3x3", options)
+    return Pretrained(card.name, foreign.read(obtain(card)), known=card)
+
+
+def _bundle(folder: Path, model: str, options: Mapping[str, object]) -> Pretrained:
+    tensors, card = bundle.read(folder)
+    own = card["model"]
+    if own["name"] != model:
         raise WeightsError(
-            f"The weights do not fit the network: {', '.join(misfits[:_LISTED])}{more}.",
-            expected=f"Expected the {len(ours)} tensors of torchvision's twin, of the same classes and channels.",
-            hint="Create the network as the weights have it, load them, then call reset_head for other classes.",
+            f"The bundle {folder} holds the network {own['name']}, not {model}.",
+            expected=f"Expected weights of {model}.",
+            hint=f"Use --model {own['name']} with it.",
         )
-    model.load_state_dict({name: value for name, (_, value) in foreign.items()}, strict=False)
+    check_licence(str(folder), str(card.get("licence", "")))
+    _refuse_another_stride(str(folder), own.get("stride_in"), options)
+    return Pretrained(str(folder), {name: torch.from_numpy(array) for name, array in tensors.items()}, card=card)
+
+
+def _refuse_another_stride(name: str, theirs: object, options: Mapping[str, object]) -> None:
+    """Refuses what no tensor shows: the same weights in a network that strides elsewhere are another function."""
+    ours = options.get("stride_in") or "3x3"
+    if ours != (theirs or "3x3"):
+        raise WeightsError(
+            f"The weights {name} were not trained with stride_in={ours!r}.",
+            expected=f"Expected stride_in={theirs or '3x3'!r}.",
+            hint="Leave the option out, or start with --weights none.",
+        )

@@ -15,7 +15,7 @@ from torch import Tensor
 from residuum import bundle
 from residuum.errors import UsageError, WeightsError
 from residuum.imaging import Preprocessing
-from residuum.models._catalog import create_model
+from residuum.models._catalog import untrained_model
 from residuum.models.layers import Network
 
 
@@ -43,7 +43,7 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
     """
     tensors, card = bundle.read(folder)
     try:
-        model = create_model(**card["model"])
+        model = untrained_model(**card["model"])
         model.load_state_dict({name: torch.from_numpy(array) for name, array in tensors.items()})
     except (UsageError, RuntimeError, TypeError) as error:
         raise WeightsError(

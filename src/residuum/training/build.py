@@ -17,17 +17,14 @@ from residuum.data.sets import ImageSet
 from residuum.data.sources import Parts, open_parts, statistics
 from residuum.distributed import ALONE, World, synchronised
 from residuum.errors import RecipeError
-from residuum.models import create_model
+from residuum.models import create_model, pretrained
 from residuum.models.layers import Network
+from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from residuum.training import averaging, losses, memory, optim, resolution, schedule
 from residuum.training.guard import Norms
 from residuum.training.records import Listener, Records
 from residuum.training.run import Run
 from residuum.training.stop import Stop
-
-IMAGENET_MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
-IMAGENET_STD: tuple[float, ...] = (0.229, 0.224, 0.225)
-"""The usual mean and standard deviation of ImageNet's pictures, on the 0..1 scale (torchvision's weights' metadata)."""
 
 
 def build(
@@ -38,19 +35,24 @@ def build(
     *,
     stop: Stop | None = None,
     world: World = ALONE,
+    fresh: bool = True,
 ) -> Run:
-    """Builds the run of a recipe in `folder`, which is created where it is missing, ready for its first step."""
+    """Builds the run of a recipe in `folder`, which is created where it is missing, ready for its first step.
+
+    A run that is not `fresh` gets its weights from a checkpoint, and none are looked for to start from.
+    """
     hardware.keep_freed_memory()
     if device.type == "cuda":
         torch.cuda.set_device(device)
     precision = hardware.choose_precision(wanted.precision, device)
     with world.one_after_the_other():
+        start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
         parts = open_parts(wanted.data)
     skipped = world.from_main(lambda: _verify(parts, wanted))
     _refuse_patience_without_scores(parts, wanted)
     preprocessing = _preprocessing(parts, wanted.data)
     model_card = _card(parts, wanted, preprocessing)
-    model, shared = _network(model_card, wanted, device, world)
+    model, shared, origin = _network(model_card, wanted, start, device, world)
     forward = shared or model
     run = Run(
         recipe=wanted,
@@ -81,6 +83,8 @@ def build(
         optimizer=optim.build(wanted.optim, model),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
     )
+    if origin:
+        run.records.note(origin)
     if wanted.accumulate == 0:
         memory.fit_batch(run)
     return run
@@ -106,17 +110,24 @@ def _card(parts: Parts, wanted: recipe.Recipe, preprocessing: imaging.Preprocess
 
 
 def _network(
-    card: dict[str, Any], wanted: recipe.Recipe, device: torch.device, world: World
-) -> tuple[Network, DistributedDataParallel | None]:
-    """Returns the network as the seed makes it, and what it is called through where several processes share it."""
+    card: dict[str, Any],
+    wanted: recipe.Recipe,
+    start: pretrained.Pretrained | None,
+    device: torch.device,
+    world: World,
+) -> tuple[Network, DistributedDataParallel | None, str]:
+    """Returns the network as the seed and the weights to start from make it, what it is called through where several
+    processes share it, and a word on these weights."""
     torch.manual_seed(wanted.seed)
     memory_format = torch.channels_last if wanted.channels_last else torch.contiguous_format
-    model = create_model(**card).to(device).to(memory_format=memory_format)
+    model = create_model(**card)
+    origin = start.load_into(model) if start else ""
+    model = model.to(device).to(memory_format=memory_format)
     if wanted.sync_batch_norm and world.size > 1:
         synchronised(model, device)
     if world.size == 1:
-        return model, None
-    return model, DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+        return model, None, origin
+    return model, DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None), origin
 
 
 def _train_loader(

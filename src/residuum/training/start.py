@@ -80,7 +80,7 @@ def resumed(
         run.records.note("It was stopped before its first checkpoint, and begins anew.")
         return run
     stop.folder = folder
-    run = build(now, folder, device, listener, stop=stop, world=world)
+    run = build(now, folder, device, listener, stop=stop, world=world, fresh=False)
     if not override:
         _refuse_other_pictures(run, world.from_main(lambda: json.loads((folder / "data.json").read_text("utf-8"))))
     found, word = world.from_main(lambda: checkpoint.read(folder))

@@ -1,0 +1,99 @@
+"""Weights that others have trained, made into a bundle: with it `residuum predict`, `evaluate` and `train --weights`
+work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from residuum import __version__, bundle, download
+from residuum.errors import UsageError, WeightsError
+from residuum.imaging import Preprocessing
+from residuum.models import layouts, pretrained
+from residuum.models._catalog import MODELS, untrained_model
+from residuum.models.saved import arrays
+from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, Weights
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What was converted: the `layout` that its names were recognised as, and the bundle's card."""
+
+    folder: Path
+    layout: str
+    tensors: int
+    card: Mapping[str, Any]
+
+
+def convert(weights: str | Path, model: str, out: Path, classes: Sequence[str] | None = None) -> Converted:
+    """Writes the bundle `out` of foreign `weights`, named as `--weights` names them, for the network `model`.
+
+    A file that is one of those known by name is recognised by its hash; licence, preprocessing and classes follow from
+    that. For any other the licence stays unspecified, the preprocessing is what networks of that input size usually
+    have, with ImageNet's mean and standard deviation, and classes without names are called by their numbers.
+
+    Raises:
+        UsageError: there is no such file, name or network, or there are as many `classes` as not in the weights.
+        WeightsError: the weights cannot be used, or not for this network, by key.
+        NetworkError: they are known by name, in no cache, and cannot be downloaded.
+        ResourceError: the bundle cannot be written.
+    """
+    entry = MODELS[model]
+    found = pretrained.find(weights, model, {})
+    if found is None or found.card is not None:
+        raise UsageError(
+            f"There is nothing to convert in {str(weights)!r}.",
+            expected="Expected a file of weights, or a name of: residuum weights",
+            hint="A bundle is what this makes, and is used as it is.",
+        )
+    if found.num_classes is None:
+        raise WeightsError(
+            f"The weights {found.name} have no classifier.",
+            expected="Expected one: a bundle predicts.",
+            hint=f"Train one with them: residuum train --data DATA --model {model} --weights {found.name}",
+        )
+    known = found.known or _recognised(Path(weights), model)
+    names = _classes(classes, found.num_classes, known)
+    network = untrained_model(model, num_classes=found.num_classes)
+    found.load_into(network)
+    card = {
+        "model": {"name": model, "num_classes": found.num_classes, "in_channels": network.in_channels},
+        "classes": list(names),
+        "preprocessing": (known.preprocessing if known else _usual(entry.card.input_px)).as_dict(),
+        "licence": known.licence if known else "unspecified",
+        "scores": {},
+        "weights": {"source": known.url if known else Path(weights).name, "name": known.name if known else None},
+        "residuum": __version__,
+    }
+    bundle.write(out, arrays(network.state_dict()), card)
+    return Converted(out, layouts.recognise(found.state_dict).name, len(found.state_dict), card)
+
+
+def _recognised(file: Path, model: str) -> Weights | None:
+    """Returns the weights known by name that a file is, by its whole hash."""
+    digest = download.sha256(file)
+    return next((card for card in WEIGHTS.values() if card.sha256 == digest and card.model == model), None)
+
+
+def _classes(given: Sequence[str] | None, count: int, known: Weights | None) -> Sequence[str]:
+    if given is None:
+        if known is None:
+            return [str(number) for number in range(count)]
+        from torchvision.models import ResNet18_Weights  # slow to import, and only needed here
+
+        names: list[str] = ResNet18_Weights.IMAGENET1K_V1.meta["categories"]
+        given = [f"{name} {number}" if names.count(name) > 1 else name for number, name in enumerate(names)]
+    if len(given) != count or len(set(given)) != count:
+        raise UsageError(
+            f"{len(given):,} names of classes, {len(set(given)):,} of them different, do not fit the weights.",
+            expected=f"Expected {count:,} different names, in the order of the network's outputs.",
+            hint="Give them one a line, or leave them out.",
+        )
+    return given
+
+
+def _usual(input_px: int) -> Preprocessing:
+    resize_px = 256 if input_px == 224 else input_px
+    return Preprocessing("RGB", input_px, resize_px, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
