@@ -84,6 +84,13 @@ def autocast(precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -
     return functools.partial(torch.autocast, device.type, dtype)
 
 
+def take(device: torch.device) -> None:
+    """Makes `device` the one that this process computes on."""
+    keep_freed_memory()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 def keep_freed_memory() -> None:
     """Tells glibc to keep freed memory for the next step instead of giving it back to the kernel after each.
 

@@ -41,9 +41,7 @@ def build(
 
     A run that is not `fresh` gets its weights from a checkpoint, and none are looked for to start from.
     """
-    hardware.keep_freed_memory()
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    hardware.take(device)
     precision = hardware.choose_precision(wanted.precision, device)
     with world.one_after_the_other():
         start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
