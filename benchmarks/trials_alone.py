@@ -77,7 +77,7 @@ def kills(folder: Path) -> Iterator[bool]:
     """kill -9 at 200 random moments, at least 50 of them while a checkpoint is saved: the newest one loads."""
     recipe = replace(TINY, epochs=10**6, save_every_steps=1)
     run, flag, chance = folder / "run", mmap.mmap(-1, 1), random.Random(0)
-    code_of(forked(functools.partial(_train_one_step, recipe, run)))
+    assert code_of(forked(functools.partial(_train_one_step, recipe, run))) == Stopped.exit_code
     saving = 0
     for _ in range(200):
         before = step_of(run)

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from residuum.errors import Interrupted, Stopped
 from residuum.training.stop import Stop, listening
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Lets signals be heard that whoever started the tests has silenced, as nohup silences SIGHUP."""
+    before = {number: signal.signal(number, signal.default_int_handler) for number in CODES}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 75, signal.SIGUSR1: 75, signal.SIGHUP: 75}
 
