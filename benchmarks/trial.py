@@ -19,6 +19,7 @@ from residuum import bundle
 from residuum.recipe import Augment, Data, Model, OneCycle, PadCrop, Recipe, Sgd
 from residuum.training import loop
 from residuum.training.build import build
+from residuum.training.stop import SIGNALS
 
 CPU = torch.device("cpu")
 TINY = Recipe(
@@ -80,6 +81,8 @@ def forked(work: Callable[[], object], *, silent: bool = True, **environment: st
     code = 1
     try:
         os.environ.update(environment)
+        for number in SIGNALS:  # whatever nohup or a shell has silenced
+            signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
         if silent:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, 1)
