@@ -26,7 +26,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch._C._distributed_c10d import TCPStore
+from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed.rendezvous import rendezvous
 
 from residuum.errors import PeerError, ResiduumError, ResourceError, UsageError
 
@@ -256,7 +257,12 @@ def first_host(nodes: str) -> str:
 def _join(found: World) -> World:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and dist.is_nccl_available() else "gloo"
     try:
-        dist.init_process_group(backend, rank=found.rank, world_size=found.size, timeout=_TIMEOUT)
+        store, _, _ = next(rendezvous("env://", found.rank, found.size, timeout=_TIMEOUT))
+        if os.environ.get("TORCHELASTIC_RUN_ID") == "none":
+            # A world that is started anew would read where its dead processes listened: torchrun's static rendezvous,
+            # which has no other name, keeps one store for all lives.
+            store = PrefixStore(f"life {found.restarts}", store)
+        dist.init_process_group(backend, store=store, rank=found.rank, world_size=found.size, timeout=_TIMEOUT)
     except (RuntimeError, ValueError) as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         raise ResourceError(
