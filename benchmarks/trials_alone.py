@@ -123,27 +123,28 @@ def _train_flagged(run: Path, flag: mmap.mmap) -> None:
 
 def flips(folder: Path) -> Iterator[bool]:
     """A single bit flipped anywhere in a checkpoint, 100 times: 100 are noticed."""
-    last, chance = undisturbed(TINY, folder / "run") / "last", random.Random(0)
-    files = sorted(last.iterdir())
-    for at in range(100):
-        file = files[at % len(files)]
-        good = file.read_bytes()
-        bad = bytearray(good)
+
+    def flipped(content: bytes, chance: random.Random) -> bytes:
+        bad = bytearray(content)
         bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
-        file.write_bytes(bad)
-        yield _is_refused(last)
-        file.write_bytes(good)
-    bundle.read_all(last)
+        return bytes(bad)
+
+    return _damages(folder, 100, flipped)
 
 
 def truncations(folder: Path) -> Iterator[bool]:
     """A file of a checkpoint cut short at 50 lengths: 50 clear errors."""
+    return _damages(folder, 50, lambda content, chance: content[: chance.randrange(len(content))])
+
+
+def _damages(folder: Path, times: int, damaged: Callable[[bytes, random.Random], bytes]) -> Iterator[bool]:
+    """Damages the files of a checkpoint in turn, each of them mended again before the next."""
     last, chance = undisturbed(TINY, folder / "run") / "last", random.Random(0)
     files = sorted(last.iterdir())
-    for at in range(50):
+    for at in range(times):
         file = files[at % len(files)]
         good = file.read_bytes()
-        file.write_bytes(good[: chance.randrange(len(good))])
+        file.write_bytes(damaged(good, chance))
         yield _is_refused(last)
         file.write_bytes(good)
     bundle.read_all(last)
