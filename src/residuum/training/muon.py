@@ -37,34 +37,40 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "Muon does not re-evaluate the loss"
         for group in self.param_groups:
             moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not moved:
+                continue
             if group["orthogonal"]:
                 self._orthogonal(moved, group)
             else:
                 self._plain(moved, group)
 
-    def _velocity(self, parameter: Tensor, gradient: Tensor, momentum: float) -> Tensor:
-        """Returns the Nesterov look-ahead of the momentum, which it updates."""
-        state = self.state[parameter]
-        if "momentum_buffer" not in state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
-        buffer: Tensor = state["momentum_buffer"]
-        buffer.mul_(momentum).add_(gradient)
-        return gradient.add(buffer, alpha=momentum)
+    def _velocities(self, parameters: list[Tensor], gradients: list[Tensor], momentum: float) -> list[Tensor]:
+        """Returns the Nesterov look-aheads of the momenta, which it updates."""
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(buffers, momentum)
+        torch._foreach_add_(buffers, gradients)
+        return list(torch._foreach_add(gradients, buffers, alpha=momentum))
 
     def _orthogonal(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
-        for parameter in parameters:
-            by_shape[len(parameter), parameter[0].numel()].append(parameter)
-        for shape, alike in by_shape.items():  # together, because a product of small matrices is mostly overhead
-            velocities = torch.stack([self._velocity(p, _gradient(p), group["momentum"]).reshape(shape) for p in alike])
-            for parameter, update in zip(alike, orthogonalised(velocities), strict=True):
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        velocities = self._velocities(parameters, [_gradient(parameter) for parameter in parameters], group["momentum"])
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for number, parameter in enumerate(parameters):
+            alike[len(parameter), parameter[0].numel()].append(number)
+        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        for shape, numbers in alike.items():  # together, because a product of small matrices is mostly overhead
+            updates = orthogonalised(torch.stack([velocities[number].reshape(shape) for number in numbers]))
+            for number, update in zip(numbers, updates, strict=True):
+                parameter = parameters[number]
                 parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
 
     def _plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        for parameter in parameters:
-            decayed = _gradient(parameter).add(parameter, alpha=group["weight_decay"])
-            parameter.add_(self._velocity(parameter, decayed, group["momentum"]), alpha=-group["lr"])
+        gradients = [_gradient(parameter) for parameter in parameters]
+        decayed = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+        velocities = self._velocities(parameters, decayed, group["momentum"])
+        torch._foreach_add_(parameters, velocities, alpha=-group["lr"])
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:

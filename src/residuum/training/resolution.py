@@ -17,7 +17,7 @@ from residuum.recipe import Augment
 
 Resize = Callable[[Tensor, float], Tensor]
 
-_STEP_PX = 4  # the side grows in steps: each new size costs the libraries below a new plan
+_STEP_PX = 8  # from 24 pixels straight to 32: at 28, with maps of 28, 14 and 7, a step takes almost as long as at 32
 
 
 def build(augment: Augment, img_size: int) -> Resize:
@@ -39,8 +39,8 @@ def side_px(augment: Augment, img_size: int, done: float) -> int:
     """Returns the side in pixels when `done` of the run, in 0..1, is behind."""
     if done >= augment.grow_until:
         return img_size
-    px = augment.start_px + (img_size - augment.start_px) * done / augment.grow_until
-    return min(img_size, max(_STEP_PX, int(px / _STEP_PX + 0.5) * _STEP_PX))
+    grown_px = (img_size - augment.start_px) * done / augment.grow_until
+    return min(img_size, augment.start_px + int(grown_px / _STEP_PX + 0.5) * _STEP_PX)
 
 
 def _unchanged(images: Tensor, done: float) -> Tensor:  # noqa: ARG001

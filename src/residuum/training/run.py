@@ -120,7 +120,10 @@ class Run:
 
     def seed_step(self) -> None:
         """Makes what is random within a step (drop-path) a function of the seed, the step's number and the process."""
-        torch.manual_seed((self.recipe.seed * 1_000_003 + self.step + self.world.rank * 2**40) % 2**63)
+        seed = (self.recipe.seed * 1_000_003 + self.step + self.world.rank * 2**40) % 2**63
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which looks for devices of every kind
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def sharing_gradients(self, now: bool) -> AbstractContextManager[object]:
         """A context whose backward passes leave the processes' mean gradient, or keep theirs until it is time."""
