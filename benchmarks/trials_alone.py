@@ -79,13 +79,18 @@ def kills(folder: Path) -> Iterator[bool]:
     run, flag, chance = folder / "run", mmap.mmap(-1, 1), random.Random(0)
     assert code_of(forked(functools.partial(_train_one_step, recipe, run))) == Stopped.exit_code
     saving = 0
-    for _ in range(200):
+    for number in range(200):
         before = step_of(run)
         process = forked(functools.partial(_train_flagged, run, flag))
         until = time.monotonic() + TIMEOUT_S
         while step_of(run) == before and time.monotonic() < until:
             time.sleep(0.002)  # until it has saved once, so that each process goes on from another one's checkpoint
-        time.sleep(chance.uniform(0, 0.1))
+        if number % 2:  # at any moment, or, as these would be too few, at one after a save has begun
+            while not flag[0] and time.monotonic() < until:
+                pass
+            time.sleep(chance.uniform(0, 0.01))
+        else:
+            time.sleep(chance.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
         os.waitpid(process, 0)
         saving += flag[0]
@@ -314,7 +319,7 @@ def memory(folder: Path) -> Iterator[bool]:
                      val_fraction=0.0, test_fraction=0.36),
     )  # fmt: skip
     recipe.write_text(to_toml(large))
-    for at, megabytes in enumerate((100, 200, 400)):
+    for at, megabytes in enumerate((150, 250, 400)):
         code = code_of(forked(functools.partial(_train_within, folder / str(at), recipe, megabytes)), 600)
         log = (folder / str(at) / "log.txt").read_text() if code == 0 else ""
         steps = [json.loads(line)["step"] for line in (folder / str(at) / "metrics.jsonl").read_text().splitlines()]

@@ -125,9 +125,16 @@ def _cpuinfo() -> str:
     return file.read_text(errors="replace") if file.exists() else ""
 
 
+def instructions() -> frozenset[str]:
+    """Returns what Linux calls the processor's instruction sets, such as avx512_bf16; none elsewhere."""
+    for line in _cpuinfo().splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
 def _cpu_has_bf16() -> bool:
-    words = set(_cpuinfo().split())
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return bool(instructions() & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
 def _cpu_name() -> str:

@@ -192,6 +192,8 @@ def _devices(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "compile = true",
         "can be used there" if facts["compile"] else f"cannot be used: there is no {facts['compile_lacks']}",
     )
+    if facts["device"] == "cpu" and facts["precision_auto"] == "bf16":
+        yield "fused steps", "used" if facts["fused"] else "not used: they need AVX-512 with bf16, and a C compiler"
 
 
 def _distributed(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

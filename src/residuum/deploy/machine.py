@@ -16,6 +16,7 @@ import torch
 
 from residuum import hardware
 from residuum.memory import available_bytes, control_groups
+from residuum.models import fused
 
 _UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes its lack of a limit as a number near 2^63."""
@@ -38,6 +39,7 @@ def devices(name: str) -> dict[str, Any]:
         "precision_auto": _precision(device),
         "compile": lacks is None,
         "compile_lacks": lacks,
+        "fused": fused.library() is not None,
         "processor": about["device"],
         "bf16_in_hardware": about["bf16_in_hardware"],
         "cores": about["cores"],

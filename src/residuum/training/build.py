@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
@@ -17,7 +17,7 @@ from residuum.data.sets import ImageSet
 from residuum.data.sources import Parts, open_parts, statistics
 from residuum.distributed import ALONE, World, synchronised
 from residuum.errors import RecipeError
-from residuum.models import create_model, pretrained
+from residuum.models import create_model, fused, pretrained
 from residuum.models.layers import Network
 from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD
 from residuum.training import averaging, losses, memory, optim, resolution, schedule
@@ -51,7 +51,6 @@ def build(
     preprocessing = _preprocessing(parts, wanted.data)
     model_card = _card(parts, wanted, preprocessing)
     model, shared, origin = _network(model_card, wanted, start, device, world)
-    forward = shared or model
     run = Run(
         recipe=wanted,
         folder=folder,
@@ -69,7 +68,7 @@ def build(
         mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
         records=Records(folder, listener, writes=world.is_main),
         model_card=model_card,
-        forward=_compile(forward) if wanted.compile else forward,
+        forward=_forward(model, shared, precision, wanted.compile, device),
         shared=shared,
         stop=stop or Stop(),
         world=world,
@@ -197,6 +196,11 @@ def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
     )
 
 
-def _compile(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    compiled: Callable[[Tensor], Tensor] = torch.compile(model)
-    return compiled
+def _forward(
+    model: Network, shared: DistributedDataParallel | None, precision: str, compiles: bool, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """Returns the network as training steps compute it: compiled, shared, or by the fused kernel where there is one."""
+    if compiles:
+        compiled: Callable[[Tensor], Tensor] = torch.compile(shared or model)
+        return compiled
+    return fused.forward_of(model, device) if shared is None and precision == "bf16" else shared or model

@@ -1,0 +1,199 @@
+"""The fused kernel: the same function as torch's modules, in training, whatever the number of threads."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from residuum.models import create_model, fused
+from residuum.models.layers import Network
+
+CPU = torch.device("cpu")
+here = pytest.mark.skipif(fused.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def drawn(*shape: int, seed: int, mean: float = 0.0) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + mean
+    return values.bfloat16().contiguous(memory_format=torch.channels_last)
+
+
+def norm_of(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, momentum=0.3)
+    nn.init.uniform_(norm.weight, -1, 2)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+@here
+@pytest.mark.parametrize("joined", [False, True], ids=["alone", "with a residual"])
+@pytest.mark.parametrize(("pictures", "channels", "side"), [(4, 16, 5), (1, 32, 8), (128, 64, 1), (3, 48, 7)])
+def test_it_is_torchs_batch_norm_addition_and_relu(pictures: int, channels: int, side: int, joined: bool) -> None:
+    """Held to float64: the results are rounded to 8 bits once, and the running statistics not at all."""
+    shape = (pictures, channels, side, side)
+    x = drawn(*shape, seed=0, mean=3).requires_grad_()
+    residual = drawn(*shape, seed=1).requires_grad_() if joined else None
+    norm, exact = norm_of(channels), nn.BatchNorm2d(channels).double()
+    exact.load_state_dict(norm.state_dict())
+    exact.momentum = norm.momentum
+    gradient = drawn(*shape, seed=2)
+
+    y = fused._norm_relu(norm, x, residual)
+    y.backward(gradient)
+
+    wide = x.detach().double().requires_grad_()
+    beside = None if residual is None else residual.detach().double().requires_grad_()
+    expected = torch.relu(exact(wide) if beside is None else exact(wide) + beside)
+    expected.backward(gradient.double())
+
+    def near(found: Tensor | None, wanted: Tensor | None, digits: float) -> None:
+        assert found is not None
+        assert wanted is not None
+        assert (found.double() - wanted).abs().max() <= digits * wanted.abs().max()
+
+    rounding = 2**-8
+    near(y, expected, rounding)
+    near(x.grad, wide.grad, rounding)
+    if residual is not None and beside is not None:
+        near(residual.grad, beside.grad, 0)
+    near(norm.weight.grad, exact.weight.grad, 1e-5)
+    near(norm.bias.grad, exact.bias.grad, 1e-5)
+    near(norm.running_mean, exact.running_mean, 1e-5)
+    near(norm.running_var, exact.running_var, 1e-5)
+    assert norm.num_batches_tracked == exact.num_batches_tracked == 1
+
+
+@here
+def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) -> None:
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        torch.manual_seed(0)
+        x, norm = drawn(7, 32, 9, 9, seed=0).requires_grad_(), norm_of(32)
+        y = fused._norm_relu(norm, x, None)
+        y.backward(drawn(7, 32, 9, 9, seed=1))
+        found.append((y, x.grad, norm.weight.grad, norm.running_var))
+    for other in found[1:]:
+        for one, two in zip(found[0], other, strict=True):
+            assert one is not None
+            assert two is not None
+            assert torch.equal(one, two)
+
+
+@here
+def test_what_is_not_finite_stays_so() -> None:
+    x = drawn(2, 16, 4, 4, seed=0)
+    x[1, 3, 2, 2] = float("nan")
+    y = fused._norm_relu(norm_of(16), x, None)
+    assert y[:, 3].isnan().all()
+    assert y[:, 4:].isfinite().all()
+
+
+def gradients(forward: Callable[[Tensor], Tensor], model: Network, images: Tensor, bf16: bool) -> list[Tensor]:
+    model.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        logits = forward(images)
+    nn.functional.cross_entropy(logits.float(), torch.arange(len(images)) % 10).backward()
+    return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+
+def distance(ones: list[Tensor], others: list[Tensor]) -> float:
+    of_difference = sum(float((one - other).square().sum()) for one, other in zip(ones, others, strict=True))
+    return (of_difference / sum(float(one.square().sum()) for one in ones)) ** 0.5
+
+
+@here
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet20_cifar", {}),
+        ("plain20_cifar", {}),
+        ("resnet20_cifar", {"shortcut": "C", "drop_path": 0.0}),
+        ("wrn16_8_cifar", {"width": 1.0}),
+        ("resnet50", {"stem": "cifar", "width": 0.25, "num_classes": 10}),
+    ],
+)
+def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    model = create_model(name, **options).to(memory_format=torch.channels_last).train()
+    images = torch.randn(32, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    state = copy.deepcopy(model.state_dict())
+    found, running = [], []
+    for forward, bf16 in ((model, False), (model, True), (fused.forward_of(model, CPU), True)):
+        model.load_state_dict(state)
+        found.append(gradients(forward, model, images, bf16))
+        running.append([buffer.float().clone() for buffer in model.buffers()])
+    for exact, torchs, ours in (found, running):
+        assert 0 < distance(exact, ours) <= 1.1 * distance(exact, torchs)
+
+
+@here
+def test_it_is_used_in_training_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    apply = fused._NormReLU.apply
+    monkeypatch.setattr(fused._NormReLU, "apply", lambda *given: calls.append(1) or apply(*given))
+    model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
+    forward = fused.forward_of(model, CPU)
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        forward(images)
+        assert len(calls) == 19  # every norm
+        assert torch.equal(forward.args[0].eval()(images), forward(images))  # type: ignore[attr-defined]
+    model.train()
+    forward(images)  # in float32
+    assert len(calls) == 19
+
+
+@here
+def test_who_watches_a_module_sees_it_called() -> None:
+    model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
+    seen = []
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.register_forward_hook(lambda module, given, answer: seen.append(module))  # noqa: ARG005
+    images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        fused.forward_of(model, CPU)(images)
+    assert len(seen) == len(norms)
+
+
+def test_without_a_compiler_the_network_is_its_own_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
+    fused.library.cache_clear()
+    try:
+        model = create_model("resnet20_cifar")
+        assert fused.forward_of(model, CPU) is model
+    finally:
+        fused.library.cache_clear()
+
+
+@pytest.mark.usefixtures("fresh_library")
+@here
+def test_it_is_compiled_once(tmp_path: Path) -> None:
+    assert fused.library() is not None
+    [kept] = (tmp_path / "kernels").iterdir()
+    at = kept.stat().st_mtime_ns
+    fused.library.cache_clear()
+    assert fused.library() is not None
+    assert [file.stat().st_mtime_ns for file in (tmp_path / "kernels").iterdir()] == [at]
+
+
+@pytest.fixture
+def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A cache folder without a library."""
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
+    fused.library.cache_clear()
+    yield
+    fused.library.cache_clear()
