@@ -86,6 +86,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--map needs the vectors themselves, which --approximate does not read.",
             expected="Expected one of the two.",
+            hint="Draw the map in a command of its own.",
         )
     if arguments.similarity is not None and not arguments.duplicates:
         raise UsageError(
@@ -97,6 +98,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(
             "--html is a page of what was found, and nothing is searched for.",
             expected="Expected IMAGE or --duplicates with it.",
+            hint="For a picture of the whole set: --map FILE.png",
         )
     for file in (arguments.html, arguments.map):
         if file is not None and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):

@@ -144,7 +144,9 @@ class Index:
             WeightsError: the network is not there any more, or makes other vectors than it did.
         """
         if top < 1:
-            raise UsageError(f"top cannot be {top}.", expected="Expected a whole number from 1.")
+            raise UsageError(
+                f"top cannot be {top}.", expected="Expected a whole number from 1.", hint="Leave it out for 10."
+            )
         images = Pictures(pictures, self.made.preprocessing.mode)
         batches = self._maker.rows(images, labelled=False, batch_size=64)
         return [

@@ -63,18 +63,7 @@ def evaluate_knn(
         DataError: the set, the part or a picture cannot be used.
         UsageError: an argument cannot be what it is.
     """
-    if k < 1 or temperature <= 0 or batch_size < 1:
-        raise UsageError(
-            f"k={k}, temperature={temperature:g} and batch_size={batch_size} cannot be.",
-            expected="Expected k and batch_size from 1, and a temperature above 0.",
-            hint="k=20 is usual.",
-        )
-    if announced().size > 1:
-        raise UsageError(
-            f"{announced().size} processes cannot search for neighbours together.",
-            expected="Expected one process.",
-            hint="Start it without torchrun or srun.",
-        )
+    _refuse(k, temperature, batch_size)
     place = hardware.choose_device(device)
     autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
     trained = saved.load(Path(bundle), place)
@@ -101,6 +90,22 @@ def evaluate_knn(
         trained.card["model"]["name"], parts.what, score(predictions, classes), predictions, parts.asked, skipped,
         ALONE, Knn(found.rows.shape[1], len(known.indices), network.stage, temperature),
     )  # fmt: skip
+
+
+def _refuse(k: int, temperature: float, batch_size: int) -> None:
+    """Raises UsageError for what cannot be."""
+    if k < 1 or temperature <= 0 or batch_size < 1:
+        raise UsageError(
+            f"k={k}, temperature={temperature:g} and batch_size={batch_size} cannot be.",
+            expected="Expected k and batch_size from 1, and a temperature above 0.",
+            hint="k=20 is usual.",
+        )
+    if announced().size > 1:
+        raise UsageError(
+            f"{announced().size} processes cannot search for neighbours together.",
+            expected="Expected one process.",
+            hint="Start it without torchrun or srun.",
+        )
 
 
 def _parts(trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage) -> _Parts:

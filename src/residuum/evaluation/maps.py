@@ -28,6 +28,7 @@ _COLOURS = (BLUE, ORANGE, GREEN, VERMILION, "#CC79A7", "#56B4E9", "#000000", "#8
 """Okabe and Ito's, yellow replaced by one that is seen on white."""
 _MARKERS = ("o", "^", "s")
 _PERPLEXITY = 30
+_OTHERS = "other, or not known"
 
 
 class Map(NamedTuple):
@@ -79,6 +80,8 @@ def draw_map(found: Map, labels: Sequence[str | None], title: str) -> bytes:
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, family=font_families(), parse_math=False)
     if names:
         handles, said = pca.get_legend_handles_labels()
+        if said[0] == _OTHERS:  # drawn first, to lie below, and named last
+            handles, said = handles[1:] + handles[:1], said[1:] + said[:1]
         legend = figure.legend(
             handles, said, loc="outside right upper", frameon=False, fontsize=9, labelcolor=INK, markerscale=1.8
         )
@@ -97,11 +100,11 @@ def _frequent(labels: Sequence[str | None]) -> list[str]:
 
 
 def _points(axes: Axes, places: NDArray[np.float64], labels: Sequence[str | None], names: Sequence[str]) -> None:
-    size = float(np.clip(3000 / max(len(labels), 1), 9, 40))
+    size = float(np.clip(6000 / max(len(labels), 1), 10, 40))
     if len(places):
         others = np.array([label not in names for label in labels])
         if others.any():
-            colour, word = (LINE, "other") if names else (BLUE, "")
+            colour, word = (LINE, _OTHERS) if names else (BLUE, "")
             axes.scatter(places[others, 0], places[others, 1], s=size, c=colour, marker="o", linewidths=0, label=word)
         for number, name in enumerate(names):
             own = np.array([label == name for label in labels])
