@@ -36,7 +36,14 @@ def with_results(readme: str) -> str:
     """Returns README's text with the table between its two marks written anew."""
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
-    lines = ["| what | measured | goal | machine, date |", "|---|---|---|---|", *_training(), *_memory(), *_startup()]
+    lines = [
+        "| what | measured | goal | machine, date |",
+        "|---|---|---|---|",
+        *_training(),
+        *_memory(),
+        *_startup(),
+        *_vectors(),
+    ]
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
@@ -90,6 +97,27 @@ def _startup() -> Iterator[str]:
     for row in read("startup.csv")[-1:]:
         times = f"{float(row['help_ms']):.0f} ms against {float(row['import_torch_ms']):.0f} ms"
         yield f"| `residuum --help` against `import torch` | {row['ratio']} x faster ({times}) | 10 x | {_where(row)} |"
+
+
+def _vectors() -> Iterator[str]:
+    for row in _latest(read("knn.csv"), "model"):
+        what = f"CIFAR-10 by the {row['k']} nearest neighbours of {row['model']}'s vectors, against its classifier"
+        measured = f"{float(row['knn_top1']):.2f} % against {float(row['classifier_top1']):.2f} %"
+        yield f"| {what} | {measured} | within 0.7 points | {_where(row)} |"
+    for row in _latest(read("embedding.csv"), "model"):
+        speed = f"{int(row['bare_per_s']):,} pictures/s"
+        measured = f"{row['memory_percent']} % in memory, {row['png_percent']} % as PNG (of {speed})"
+        what = f"`residuum embed`, {int(row['pictures']):,} pictures of 32 px, {row['model']}, against the bare network"
+        yield f"| {what} | {measured} | 90 % | {_where(row)} |"
+    for row in _latest(read("search.csv"), "kind"):
+        what = f"exact search among {int(row['vectors']):,} vectors of {row['dim']}, {row['kind']}"
+        measured = f"{float(row['median_ms']):.0f} ms (all in float32: {float(row['full_precision_ms']):.0f} ms)"
+        yield f"| {what} | {measured} | under 100 ms | {_where(row)} |"
+
+
+def _latest(rows: list[Row], key: str) -> list[Row]:
+    """Returns the last row of each kind."""
+    return list({row[key]: row for row in rows}.values())
 
 
 def _where(row: Row) -> str:

@@ -4,6 +4,7 @@
     run = residuum.train("photos", data="my_photos", epochs=30)
     residuum.load("runs/photos-1/best").predict("a.jpg")
     residuum.evaluate("runs/photos-1/best", data="more_photos")
+    residuum.Index("vectors.parquet").search("a.jpg", top=5)
 
 The names are imported when they are first used, so that `import residuum` costs nothing.
 """
@@ -17,26 +18,31 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from residuum.deploy.predict import Prediction, Predictor, load
+    from residuum.deploy.search import Index
     from residuum.errors import ResiduumError
     from residuum.evaluation.trained import evaluate
     from residuum.models import create_model
+    from residuum.models.embedding import embedder
     from residuum.recipe import Recipe
     from residuum.training.run import Run
     from residuum.training.train import train
 
 _HOME = {
+    "Index": "residuum.deploy.search",
     "Prediction": "residuum.deploy.predict",
     "Predictor": "residuum.deploy.predict",
     "Recipe": "residuum.recipe",
     "ResiduumError": "residuum.errors",
     "Run": "residuum.training.run",
     "create_model": "residuum.models",
+    "embedder": "residuum.models.embedding",
     "evaluate": "residuum.evaluation.trained",
     "load": "residuum.deploy.predict",
     "train": "residuum.training.train",
 }
 
 __all__ = [
+    "Index",
     "Prediction",
     "Predictor",
     "Recipe",
@@ -44,6 +50,7 @@ __all__ = [
     "Run",
     "__version__",
     "create_model",
+    "embedder",
     "evaluate",
     "load",
     "train",

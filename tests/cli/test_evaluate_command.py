@@ -185,3 +185,21 @@ def test_elsewhere_a_long_evaluation_says_so_every_ten_seconds(
             clock.now += 4.0
             tell(1000)
     assert capsys.readouterr().err.splitlines() == ["evaluating: 3,000 of 5,000 pictures"]
+
+
+def test_neighbours_take_the_place_of_the_classifier(trained: Trained, say: Say, tmp_path: Path) -> None:
+    said = say("evaluate", trained.bundle, "--knn", "3", "--json", "--csv", tmp_path / "a.csv")
+    assert (said.code, said.err) == (0, "")
+    assert list(said.json) == ["knn", "images", "top1", "top5", "classes", "confusion", "skipped"]
+    assert said.json["knn"] == {"k": 3, "known": 48, "stage": 3, "temperature": 0.07}
+    rows = table(tmp_path / "a.csv")
+    right = sum(row["correct"] == "True" for row in rows)
+    assert said.json["top1"] == pytest.approx(100 * right / len(rows))
+    words = say("evaluate", trained.bundle, "--knn", "3", "--stage", "2").out.splitlines()
+    assert words[3] == "Neighbours          3 of 48 training pictures, by stage 2"
+    assert not any(line.startswith(("Loss", "Calibration")) for line in words)
+    alone = say("evaluate", trained.bundle, "--stage", "2")
+    assert (alone.code, alone.err.splitlines()[0]) == (
+        2,
+        "Error: --stage 2 is where --knn takes vectors from, which is not asked for.",
+    )

@@ -26,7 +26,16 @@ FLAGS = {
     },
     "evaluate": {
         "BUNDLE", "--data", "--split", "--precision", "-b --batch-size", "-j --workers", "--on-bad-image", "--device",
-        "--csv", "--offline", "--json", "-q --quiet", "-v --verbose",
+        "--csv", "--knn", "--stage", "--offline", "--json", "-q --quiet", "-v --verbose",
+    },
+    "embed": {
+        "BUNDLE|MODEL", "PATH", "--data", "--split", "-o --out", "--weights", "--stage", "--no-pool", "--precision",
+        "-b --batch-size", "-j --workers", "--device", "--accept-license", "--offline", "--json", "-q --quiet",
+        "-v --verbose",
+    },
+    "search": {
+        "INDEX", "IMAGE", "--top", "--duplicates", "--similarity", "--html", "--map", "--approximate", "--bundle",
+        "--device", "--accept-license", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "predict": {
         "BUNDLE", "PATH", "--top", "--precision", "-b --batch-size", "-j --workers", "--device", "--csv", "--json",

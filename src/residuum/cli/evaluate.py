@@ -6,15 +6,19 @@ percent.
 examples:
   residuum evaluate runs/digits-1/best
   residuum evaluate runs/photos-1/best --data more_photos --json
+  residuum evaluate runs/photos-1/best --data cifar10 --knn 20
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
+from residuum.errors import UsageError
 
 if TYPE_CHECKING:
     from residuum.data.loading import Batch
@@ -33,6 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_precision(parser)
     add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
     flags.add_workers(parser)
+    text = "score the vectors and not the classes: by the votes of the K most similar training pictures (20 is usual)"
+    add("--knn", type=flags.whole_number(1), metavar="K", help=text)
+    text = "the stage that --knn takes vectors from, from 1 (default: the last, as the classifier sees it)"
+    add("--stage", type=flags.whole_number(1), metavar="N", help=text)
     text = "whether a picture that cannot be used ends it (default) or is left out and named"
     add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
     flags.add_device(parser)
@@ -48,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli.changes import go_offline
     from residuum.cli.csvfile import csv_writer
     from residuum.distributed import announced
+    from residuum.evaluation.knn import evaluate_knn
     from residuum.evaluation.trained import evaluate_in_full, rows
 
     def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
@@ -56,9 +65,16 @@ def run(arguments: argparse.Namespace) -> int:
                 yield batch
                 tell(len(batch.labels))
 
+    if arguments.stage is not None and arguments.knn is None:
+        raise UsageError(
+            f"--stage {arguments.stage} is where --knn takes vectors from, which is not asked for.",
+            expected="Expected --knn K with it.",
+            hint="Leave out --stage: the classifier takes the last one.",
+        )
     go_offline(arguments.offline)
     with csv_writer(arguments.csv if announced().is_main else None, _COLUMNS) as write:
-        done = evaluate_in_full(
+        how = partial(evaluate_knn, k=arguments.knn, stage=arguments.stage) if arguments.knn else evaluate_in_full
+        done = how(
             arguments.bundle,
             arguments.data,
             arguments.split,
@@ -84,9 +100,17 @@ def _tell(done: Evaluation, arguments: argparse.Namespace) -> None:
         for name, reason in done.skipped.items():
             console.note(f"Skipped {name}: {reason}.")
     if arguments.json:
-        console.answer_json({**done.scores.as_dict(), "skipped": done.skipped})
+        console.answer_json({**_about(done), "skipped": done.skipped})
     else:
         console.answer(_in_words(done))
+
+
+def _about(done: Evaluation) -> dict[str, object]:
+    """Returns the scores in JSON's types; votes of neighbours have neither loss nor calibration."""
+    scores = done.scores.as_dict()
+    if done.knn is None:
+        return scores
+    return {"knn": asdict(done.knn), **{name: scores[name] for name in scores if name not in ("loss", "ece")}}
 
 
 def _in_words(done: Evaluation) -> str:
@@ -102,8 +126,7 @@ def _in_words(done: Evaluation) -> str:
         f"Pictures            {scores.images:,}{skipped}",
         f"Accuracy (top-1)    {scores.top1:.2f} %",
         f"Top-5               {scores.top5:.2f} %",
-        f"Loss                {scores.loss:.4f}",
-        f"Calibration error   {scores.ece:.2f} %",
+        *_beside(done),
         "",
         console.table(("class", "pictures", "precision %", "recall %", "F1 %"), rows, right=(1, 2, 3, 4)),
     ]
@@ -112,6 +135,13 @@ def _in_words(done: Evaluation) -> str:
     if pairs:
         lines += ["", "Most frequent confusions (the whole matrix: --json)", *pairs]
     return "\n".join(lines)
+
+
+def _beside(done: Evaluation) -> list[str]:
+    """What the accuracy is of, in lines: of probabilities, or of neighbours."""
+    if done.knn is None:
+        return [f"Loss                {done.scores.loss:.4f}", f"Calibration error   {done.scores.ece:.2f} %"]
+    return [f"Neighbours          {done.knn.k:,} of {done.knn.known:,} training pictures, by stage {done.knn.stage}"]
 
 
 def _confusions(done: Evaluation, count: int = 5) -> list[str]:

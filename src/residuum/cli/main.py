@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "train a network on a set of pictures",
     "evaluate": "score a trained network on a set of pictures",
     "predict": "say what is on pictures",
+    "embed": "make vectors of pictures: a file to search, or for another program",
+    "search": "find pictures like a picture, and near-duplicates, among vectors",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
     "weights": "list the weights to start from that are known by name",

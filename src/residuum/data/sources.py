@@ -96,7 +96,7 @@ def open_single(source: str, split: str | None, classes: Sequence[str] | None, *
         NetworkError: the source must be downloaded and cannot be.
     """
     found = find(source)
-    name = _part_name(found, split, source)
+    name = part_name(found, split, source)
     images = found.parts[name]
     if len(images) == 0:
         raise _empty(source)
@@ -256,7 +256,12 @@ def _counts(images: ImageSet) -> dict[str, int]:
     return dict(zip(images.classes, counts.tolist(), strict=True))
 
 
-def _part_name(found: Found, split: str | None, source: str) -> PartName:
+def part_name(found: Found, split: str | None, source: str) -> PartName:
+    """Returns the part of a source that `split` names; without it, test, else val, else train.
+
+    Raises:
+        DataError: there is no such part, or there are no pictures.
+    """
     present = [name for name, part in found.parts.items() if len(part)]
     if not present:
         raise _empty(source)

@@ -22,9 +22,21 @@ Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
+class Knn:
+    """Whose votes gave a picture its class: those of the `k` most similar of the `known` training pictures, by the
+    vectors of a `stage`, in proportion to exp(similarity / temperature)."""
+
+    k: int
+    known: int
+    stage: int
+    temperature: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """How a network fared: `model` is its name, `what` the pictures in words, `skipped` the reason by file, `world` the
-    processes that found it out together."""
+    processes that found it out together. `knn` is there where neighbours voted in place of the classifier: shares of
+    votes are no probabilities, so that the scores' loss and calibration say little."""
 
     model: str
     what: str
@@ -33,6 +45,7 @@ class Evaluation:
     images: ImageSet
     skipped: dict[str, str]
     world: World
+    knn: Knn | None = None
 
 
 def evaluate(
@@ -68,7 +81,7 @@ def evaluate(
     ).scores
 
 
-def _as_they_come(batches: Iterable[Batch], count: int) -> Iterable[Batch]:  # noqa: ARG001
+def as_they_come(batches: Iterable[Batch], count: int) -> Iterable[Batch]:  # noqa: ARG001
     return batches
 
 
@@ -82,7 +95,7 @@ def evaluate_in_full(
     device: str,
     workers: int,
     on_bad_image: OnBadImage,
-    watch: Watch = _as_they_come,
+    watch: Watch = as_they_come,
 ) -> Evaluation:
     """As `evaluate`, with everything that led to the scores; `watch` sees the batches, and how many pictures there are.
 
@@ -99,7 +112,7 @@ def evaluate_in_full(
         autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
         trained = saved.load(Path(bundle), place)
         with world.one_after_the_other():
-            images, what, skipped = _pictures(trained, data, split, on_bad_image)
+            images, what, skipped = pictures_of(trained, data, split, on_bad_image)
         loader = EvalLoader(
             images,
             trained.preprocessing,
@@ -117,12 +130,12 @@ def evaluate_in_full(
     return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, skipped, world)
 
 
-def _pictures(
+def pictures_of(
     trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage
 ) -> tuple[ImageSet, str, dict[str, str]]:
     """Returns the pictures to score, what they are in words, and what was left out with the reason."""
     own = trained.card.get("data", {}).get("source", "")
-    if data is not None and not _same(data, own):
+    if data is not None and not same_source(data, own):
         images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
         return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
@@ -159,7 +172,7 @@ def _pictures(
     return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
 
 
-def _same(data: str, own: str) -> bool:
+def same_source(data: str, own: str) -> bool:
     """Whether two sources are the same one, so that what was held out in training is held out here."""
     return data == own or (Path(data).exists() and Path(own).exists() and Path(data).resolve() == Path(own).resolve())
 

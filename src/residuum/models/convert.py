@@ -54,14 +54,14 @@ def convert(weights: str | Path, model: str, out: Path, classes: Sequence[str] |
             expected="Expected one: a bundle predicts.",
             hint=f"Train one with them: residuum train --data DATA --model {model} --weights {found.name}",
         )
-    known = found.known or _recognised(Path(weights), model)
+    known = found.known or recognised(Path(weights), model)
     names = _classes(classes, found.num_classes, known)
     network = untrained_model(model, num_classes=found.num_classes)
     found.load_into(network)
     card = {
         "model": {"name": model, "num_classes": found.num_classes, "in_channels": network.in_channels},
         "classes": list(names),
-        "preprocessing": (known.preprocessing if known else _usual(entry.card.input_px)).as_dict(),
+        "preprocessing": (known.preprocessing if known else usual_preprocessing(entry.card.input_px)).as_dict(),
         "licence": known.licence if known else "unspecified",
         "scores": {},
         "weights": {"source": known.url if known else Path(weights).name, "name": known.name if known else None},
@@ -71,7 +71,7 @@ def convert(weights: str | Path, model: str, out: Path, classes: Sequence[str] |
     return Converted(out, layouts.recognise(found.state_dict).name, len(found.state_dict), card)
 
 
-def _recognised(file: Path, model: str) -> Weights | None:
+def recognised(file: Path, model: str) -> Weights | None:
     """Returns the weights known by name that a file is, by its whole hash."""
     digest = download.sha256(file)
     return next((card for card in WEIGHTS.values() if card.sha256 == digest and card.model == model), None)
@@ -94,6 +94,7 @@ def _classes(given: Sequence[str] | None, count: int, known: Weights | None) -> 
     return given
 
 
-def _usual(input_px: int) -> Preprocessing:
+def usual_preprocessing(input_px: int) -> Preprocessing:
+    """Returns what networks of that input size usually have, with ImageNet's mean and standard deviation."""
     resize_px = 256 if input_px == 224 else input_px
     return Preprocessing("RGB", input_px, resize_px, "bilinear", IMAGENET_MEAN, IMAGENET_STD)
