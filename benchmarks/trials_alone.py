@@ -319,7 +319,7 @@ def memory(folder: Path) -> Iterator[bool]:
                      val_fraction=0.0, test_fraction=0.36),
     )  # fmt: skip
     recipe.write_text(to_toml(large))
-    for at, megabytes in enumerate((150, 250, 400)):
+    for at, megabytes in enumerate((100, 200, 400)):
         code = code_of(forked(functools.partial(_train_within, folder / str(at), recipe, megabytes)), 600)
         log = (folder / str(at) / "log.txt").read_text() if code == 0 else ""
         steps = [json.loads(line)["step"] for line in (folder / str(at) / "metrics.jsonl").read_text().splitlines()]
@@ -328,7 +328,8 @@ def memory(folder: Path) -> Iterator[bool]:
 
 
 def _train_within(run: Path, recipe: Path, megabytes: int) -> None:
-    """Trains with so much memory left to the process."""
+    """Trains with so much memory left to the process, once it has loaded all that training needs."""
+    train(replace(TINY, epochs=1), out=run.with_name(f"{run.name}-before"), device="cpu")
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
     words = ["train", "-q", "--recipe", str(recipe), "--out", str(run), "--batch-size", "auto", "--device", "cpu"]

@@ -39,3 +39,9 @@ def test_a_promise_is_kept_each_time(what: str, tmp_path: Path) -> None:
 def test_every_trial_is_tested() -> None:
     table = SCRIPT.read_text(encoding="utf-8").split("for trial in (")[1].split(")")[0]
     assert set(re.findall(r"(?:alone|together)\.([a-z_]+)", table)) == set(COUNTS)
+
+
+def test_every_trial_is_in_the_table_and_every_promise_kept() -> None:
+    rows = rows_of(ROOT / "docs" / "results" / "reliability.csv")
+    counted = {what: (row["tried"], row["kept"]) for what, row in rows.items()}
+    assert counted == {what: (str(count), str(count)) for what, count in COUNTS.items()}
