@@ -25,8 +25,8 @@ FLAGS = {
         "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
-        "BUNDLE", "--data", "--split", "--precision", "-b --batch-size", "-j --workers", "--on-bad-image", "--device",
-        "--csv", "--offline", "--json", "-q --quiet", "-v --verbose",
+        "BUNDLE", "--data", "--split", "--views", "--ensemble", "--precision", "-b --batch-size", "-j --workers",
+        "--on-bad-image", "--device", "--csv", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "predict": {
         "BUNDLE", "PATH", "--top", "--precision", "-b --batch-size", "-j --workers", "--device", "--csv", "--json",

@@ -1,11 +1,13 @@
 """Scores a trained network: accuracy, loss, calibration, every class, the confusion matrix.
 
 Without --data it is the set that the network was trained on, with the same pictures held out. Accuracies are in
-percent.
+percent. With --views and --ensemble each picture is looked at more than once, as in the papers' best figures: ten crops
+(four corners, the centre, their mirrors), or the whole picture at five scales and its mirrors.
 
 examples:
   residuum evaluate runs/digits-1/best
   residuum evaluate runs/photos-1/best --data more_photos --json
+  residuum evaluate runs/photos-1/best --views ten --ensemble runs/photos-2/best runs/photos-3/best
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 from residuum.cli import console, flags
 
 if TYPE_CHECKING:
-    from residuum.data.loading import Batch
+    from residuum.evaluation.evaluate import Batch
     from residuum.evaluation.trained import Evaluation
 
 _COLUMNS = ("file", "label", "predicted", "prob", "correct")
@@ -30,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
+    text = "what is seen of each picture: one (the centre, default), ten (crops) or multiscale; probabilities averaged"
+    add("--views", choices=("one", "ten", "multiscale"), default="one", metavar="one|ten|multiscale", help=text)
+    text = "more networks of the same classes, whose probabilities are averaged with the first one's"
+    add("--ensemble", nargs="+", default=[], metavar="BUNDLE", help=text)
     flags.add_precision(parser)
     add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
     flags.add_workers(parser)
@@ -62,6 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.bundle,
             arguments.data,
             arguments.split,
+            kind=arguments.views,
+            ensemble=arguments.ensemble,
             precision=arguments.precision,
             batch_size=arguments.batch_size,
             device=arguments.device,
@@ -79,17 +87,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _tell(done: Evaluation, arguments: argparse.Namespace) -> None:
     if arguments.verbose:
-        console.note(f"Evaluated {done.model} in {arguments.bundle} on {done.what}, in {arguments.precision}.")
+        where = ", ".join((arguments.bundle, *arguments.ensemble))
+        console.note(f"Evaluated {' and '.join(done.models)} in {where} on {done.what}, in {arguments.precision}.")
     if not arguments.quiet:
         for name, reason in done.skipped.items():
             console.note(f"Skipped {name}: {reason}.")
     if arguments.json:
-        console.answer_json({**done.scores.as_dict(), "skipped": done.skipped})
+        seen = {"views": done.kind, "models": done.models}
+        console.answer_json({**done.scores.as_dict(), **seen, "skipped": done.skipped})
     else:
         console.answer(_in_words(done))
 
 
 def _in_words(done: Evaluation) -> str:
+    from residuum.evaluation.views import WORDS
+
     scores = done.scores
     rows = [
         [score.name, f"{score.images:,}", f"{score.precision:.1f}", f"{score.recall:.1f}", f"{score.f1:.1f}"]
@@ -109,6 +121,10 @@ def _in_words(done: Evaluation) -> str:
     ]
     if len(scores.classes) <= 5:
         lines.remove(lines[3])  # it is 100 % of necessity
+    if done.kind != "one":
+        lines.insert(2, f"Views               {WORDS[done.kind]}")
+    if len(done.models) > 1:
+        lines.insert(2, f"Networks            {', '.join(done.models)}")
     if pairs:
         lines += ["", "Most frequent confusions (the whole matrix: --json)", *pairs]
     return "\n".join(lines)
