@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from residuum.deploy.explain import Explanation
     from residuum.deploy.predict import Prediction, Predictor, load
     from residuum.errors import ResiduumError
     from residuum.evaluation.trained import evaluate
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from residuum.training.train import train
 
 _HOME = {
+    "Explanation": "residuum.deploy.explain",
     "Prediction": "residuum.deploy.predict",
     "Predictor": "residuum.deploy.predict",
     "Recipe": "residuum.recipe",
@@ -37,6 +39,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Explanation",
     "Prediction",
     "Predictor",
     "Recipe",

@@ -32,6 +32,10 @@ FLAGS = {
         "BUNDLE", "PATH", "--top", "--precision", "-b --batch-size", "-j --workers", "--device", "--csv", "--json",
         "-q --quiet", "-v --verbose",
     },
+    "explain": {
+        "BUNDLE", "IMAGE", "--method", "--stage", "--class", "-o --out", "--device", "--json", "-q --quiet",
+        "-v --verbose",
+    },
     "models": {"--json"},
     "weights": {"--json"},
     "convert": {"FILE", "--model", "-o --out", "--classes", "--accept-license", "--offline", "--json"},

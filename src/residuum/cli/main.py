@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a network on a set of pictures",
     "evaluate": "score a trained network on a set of pictures",
     "predict": "say what is on pictures",
+    "explain": "show what on a picture speaks for a class",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
     "weights": "list the weights to start from that are known by name",

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
-from residuum.errors import DataError, UsageError
+from residuum.cli.pictures import files_of, standard_input
+from residuum.errors import DataError
 
 if TYPE_CHECKING:
     from residuum.deploy.predict import Prediction, Predictor
@@ -46,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli.csvfile import csv_writer
     from residuum.deploy.predict import load
 
-    files = _files(arguments.paths)
+    files = files_of(arguments.paths)
     predictor = load(arguments.bundle, device=arguments.device, precision=arguments.precision)
     if arguments.verbose:
         name, count = predictor.card["model"]["name"], len(predictor.classes)
@@ -71,52 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _predictions(predictor: Predictor, files: Sequence[str], arguments: argparse.Namespace) -> Iterator[Prediction]:
-    sources: Iterable[str | bytes] = (_standard_input() if file == "-" else file for file in files)
+    sources: Iterable[str | bytes] = (standard_input() if file == "-" else file for file in files)
     found = predictor.stream(sources, top=arguments.top, batch_size=arguments.batch_size, workers=arguments.workers)
     for file, prediction in zip(files, found, strict=True):
         yield dataclasses.replace(prediction, file=file)
-
-
-def _files(paths: Sequence[str]) -> list[str]:
-    """Returns the pictures that the paths name: a folder's pictures in natural order, everything else as it is."""
-    from residuum.data.paths import natural_key
-
-    if paths.count("-") > 1:
-        raise UsageError(
-            f"Standard input is named {paths.count('-')} times: {' '.join(paths)}.",
-            expected="Expected - once: there is one picture on standard input.",
-            hint="Give the other pictures as files.",
-        )
-    files: list[str] = []
-    for path in paths:
-        if path == "-" or not Path(path).is_dir():
-            files.append(path)
-            continue
-        found = sorted(_pictures_in(path), key=natural_key)
-        if not found:
-            raise DataError(
-                f"There are no pictures in the folder {path}.",
-                expected="Expected files such as a.jpg, a.png, a.webp, a.gif, a.bmp or a.tiff.",
-                hint="Give the files by name if they end in something else.",
-            )
-        files += found
-    return files
-
-
-def _pictures_in(folder: str) -> Iterator[str]:
-    """Yields the files in `folder` and below that end like pictures; hidden files and folders are passed over."""
-    from residuum.imaging import EXTENSIONS
-
-    for place, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS:
-                yield str(Path(place) / name)
-
-
-def _standard_input() -> bytes:
-    stream = sys.stdin  # None where the shell closed it
-    return b"" if stream is None else stream.buffer.read()
 
 
 def _say(prediction: Prediction, *, needed: bool) -> None:

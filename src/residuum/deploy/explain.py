@@ -74,8 +74,18 @@ class Explanation:
     @property
     def how(self) -> str:
         """The method in words."""
-        name = {"grad-cam": "Grad-CAM", "layer-cam": "LayerCAM", "occlusion": "occlusion"}[self.method]
-        return name if self.stage is None else f"{name}, stage {self.stage}"
+        return _how(self.method, self.stage)
+
+    @property
+    def said_in_words(self) -> str:
+        """What the network says, and how sure it is."""
+        return f"{self.label}, {100 * (self.prob or 0):.1f} %"
+
+    @property
+    def asked_in_words(self) -> str:
+        """The class that the map speaks for, with its probability where it is not the predicted one."""
+        sure = "" if self.asked == self.label else f" ({100 * (self.asked_prob or 0):.1f} %)"
+        return f"{self.asked}{sure}"
 
     def draw(self) -> bytes:
         """Returns a PNG of the picture, the map over it, and the map's scale.
@@ -96,8 +106,8 @@ class Explanation:
             self.heat,
             seen=self.seen,
             name=self.file,
-            said=_sure(self.label, self.prob),
-            asked=_sure(self.asked, self.asked_prob),
+            said=self.said_in_words,
+            asked=self.asked_in_words,
             how=self.how,
         )
 
@@ -130,6 +140,11 @@ class Explainer:
                 hint="Leave it out for the class that the network predicts.",
             )
         self._classes = None if label is None else [predictor.classes.index(label)]
+
+    @property
+    def how(self) -> str:
+        """The method in words."""
+        return _how(self.method, self.stage)
 
     def __call__(self, source: Source, name: str) -> Explanation:
         """Returns the explanation of a picture, which it calls `name`.
@@ -175,6 +190,6 @@ class Explainer:
             return Explanation(name, self.method, self.stage, error=error.reason)
 
 
-def _sure(label: str | None, prob: float | None) -> str:
-    """Returns a class and its probability in words."""
-    return f"{label}, {100 * (prob or 0):.1f} %"
+def _how(method: explain.Method, stage: int | None) -> str:
+    name = {"grad-cam": "Grad-CAM", "layer-cam": "LayerCAM", "occlusion": "occlusion"}[method]
+    return name if stage is None else f"{name}, stage {stage}"

@@ -32,7 +32,8 @@ COLOURS = "inferno"
 HALF = 0.5
 """The part of the most that a line surrounds."""
 
-_ENLARGED_PX = 192  # the shorter side that a small picture is enlarged to
+_ENLARGED_PX = 192  # the shorter side that a small picture is enlarged to,
+_LONGEST_PX = 1280  # unless the longer one would be longer than this
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601
 _DIM, _UNSEEN = 0.62, 0.3  # how bright the picture is under the colours, and where the network does not see it
 _OPACITY = 0.82
@@ -46,7 +47,8 @@ def relative(heat: NDArray[np.floating]) -> NDArray[np.float64]:
 
 def enlarged(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Returns a small picture with each pixel as a square of many, and any other as it is; [H, W, C]."""
-    times = math.ceil(_ENLARGED_PX / min(pixels.shape[:2])) if is_small(pixels) else 1
+    shorter, longer = sorted(pixels.shape[:2])
+    times = max(1, min(math.ceil(_ENLARGED_PX / shorter), _LONGEST_PX // longer)) if is_small(pixels) else 1
     return np.asarray(pixels.repeat(times, axis=0).repeat(times, axis=1))
 
 
@@ -107,7 +109,9 @@ def draw_explanation(
             frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.2, ls=style)
             frame.set_clip_on(False)
             left.add_patch(frame)
-    _title(left, said, short(name.replace("\\", "/").rsplit("/", 1)[-1], 44))
+    _title(
+        left, said, short(name.replace("\\", "/").rsplit("/", 1)[-1], 40) + ("" if seen == WHOLE else " (framed: seen)")
+    )
     _title(right, f"what speaks for {asked}", how if heat.max() > 0 else f"{how}: nothing does")
     scale = ScalarMappable(Normalize(0, 1), COLOURS)
     bar = figure.colorbar(scale, ax=right, shrink=0.85, aspect=24, pad=0.03, ticks=(0, HALF, 1))
