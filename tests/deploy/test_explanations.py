@@ -13,8 +13,9 @@ import PIL.Image
 import pytest
 
 import residuum
+from residuum.deploy import explain_page
 from residuum.deploy.explain import Explanation
-from residuum.deploy.explain_page import SHOWN, Page
+from residuum.deploy.explain_page import Page
 from residuum.deploy.predict import Predictor
 from residuum.errors import PictureError, UsageError
 from residuum.training.run import Run
@@ -39,7 +40,8 @@ def test_it_says_what_prediction_says(predictor: Predictor, files: list[Path]) -
         assert explanation.heat is not None
         assert explanation.heat.shape == (8, 8)
         assert explanation.stage == 3
-        assert explanation.size == PIL.Image.open(file).size
+        with PIL.Image.open(file) as picture:
+            assert explanation.size == picture.size
         assert json.loads(json.dumps(explanation.as_dict(), allow_nan=False))["class"] == prediction.label
 
 
@@ -145,15 +147,18 @@ def test_a_page_holds_every_picture_and_every_error(predictor: Predictor, files:
     assert "http" not in text.replace("http-equiv", "")
 
 
-def test_a_page_of_very_many_shows_the_first(predictor: Predictor, files: list[Path], tmp_path: Path) -> None:
+def test_a_page_of_very_many_shows_the_first(
+    predictor: Predictor, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(explain_page, "SHOWN", 4)
     page = Page("resnet20_cifar", "best", "grad-cam", 3)
     explanation = predictor.explain(files[0])
-    for _ in range(SHOWN + 3):
+    for _ in range(7):
         page.add(explanation)
     page.write(tmp_path / "a.html")
     read = Read((tmp_path / "a.html").read_text(encoding="utf-8"))
-    assert read.tags.count("img") == SHOWN
-    assert f"{SHOWN + 3:,} pictures" in read.text
+    assert read.tags.count("img") == 4
+    assert "7 pictures, explained" in read.text
     assert "the folder has a file for each" in read.text
 
 

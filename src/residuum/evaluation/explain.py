@@ -132,8 +132,9 @@ def _activation(
     logits = _numbers(answered)
     chosen = _chosen(logits, classes)
     [features] = taken
-    scores = answered.gather(1, torch.from_numpy(chosen)[:, None].to(answered.device))
-    (gradient,) = torch.autograd.grad(scores.sum(), features)
+    with torch.enable_grad():
+        score = answered.gather(1, torch.from_numpy(chosen)[:, None].to(answered.device)).sum()
+    (gradient,) = torch.autograd.grad(score, features)
     gradient, features = gradient.float(), features.detach().float()
     weights = gradient.mean((2, 3), keepdim=True) if method == "grad-cam" else gradient.relu()
     coarse = (weights * features).sum(1, keepdim=True).relu()
