@@ -221,7 +221,8 @@ def _mistakes(content: ReportContent) -> Html:
     if explained := any(mistake.heat is not None for mistake in content.mistakes):
         said += (
             " Beside each picture, the brighter a place, the more it spoke for the wrong class (Grad-CAM, last stage): "
-            "a map that is bright beside the object says that the network goes by something else."
+            "a map that is bright beside the object says that the network goes by something else. "
+            "What is darker still is cut off before the network sees the picture."
         )
     return html.join([html.paragraph(said), html.gallery(map(_mistake, content.mistakes), wide=explained)])
 
