@@ -208,7 +208,8 @@ def test_only_the_first_process_writes(runs: dict[str, Path]) -> None:
     assert files(runs["two"]) == files(runs["alone"])
 
 
-def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("views", ["one", "ten"])
+def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path, views: str) -> None:
     words = [
         "-m",
         "residuum",
@@ -219,6 +220,8 @@ def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path) -
         "5",
         "--csv",
         "rows.csv",
+        "--views",
+        views,
     ]
     worlds = [started(size, words, tmp_path / str(size)) for size in (1, 2) if (tmp_path / str(size)).mkdir() is None]
     (alone,), (first, second) = (ended(of_world) for of_world in worlds)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from residuum.deploy.explain import Explanation
     from residuum.deploy.predict import Prediction, Predictor, load
     from residuum.deploy.search import Index
     from residuum.errors import ResiduumError
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from residuum.training.train import train
 
 _HOME = {
+    "Explanation": "residuum.deploy.explain",
     "Index": "residuum.deploy.search",
     "Prediction": "residuum.deploy.predict",
     "Predictor": "residuum.deploy.predict",
@@ -42,6 +44,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Explanation",
     "Index",
     "Prediction",
     "Predictor",

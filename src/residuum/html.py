@@ -124,9 +124,9 @@ def thumbnail(picture: bytes, alt: str, *lines: object, small: bool = False) -> 
     return element("figure", shown, element("figcaption", *(element("div", line) for line in lines)))
 
 
-def gallery(thumbnails: Iterable[Html]) -> Html:
-    """Thumbnails side by side, as many a line as fit."""
-    return element("div", *thumbnails, class_="gallery")
+def gallery(thumbnails: Iterable[Html], *, wide: bool = False) -> Html:
+    """Thumbnails side by side, as many a line as fit; `wide` ones have room for two pictures each."""
+    return element("div", *thumbnails, class_="gallery wide" if wide else "gallery")
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ __all__ = [
     "normalise",
     "open_picture",
     "prepare",
+    "resized",
+    "seen_part",
 ]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -102,24 +104,41 @@ def prepare(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.ui
     """Returns the network's view of an opened picture: resized with antialiasing, and the centre cropped.
 
     Shapes: uint8 [C, img_size, img_size]. The picture has `preprocessing.mode`. Nothing is padded: where `resize_px`
-    is below `img_size`, the shorter side is brought to `img_size`. A strip more than 16 times as long as wide is cut
-    to that ratio first; the crop never sees its ends, and resizing them could cost any amount of memory.
+    is below `img_size`, the shorter side is brought to `img_size`.
     """
     crop_px = preprocessing.img_size
-    side_px = max(preprocessing.resize_px, crop_px)
+    picture = resized(picture, max(preprocessing.resize_px, crop_px), preprocessing)
+    left, top = round((picture.width - crop_px) / 2), round((picture.height - crop_px) / 2)
+    pixels = np.asarray(picture.crop((left, top, left + crop_px, top + crop_px)), dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(crop_px, crop_px, -1).transpose(2, 0, 1))
+
+
+def resized(picture: Image.Image, side_px: int, preprocessing: Preprocessing) -> Image.Image:
+    """Returns an opened picture with its shorter side brought to `side_px`, antialiased.
+
+    A strip more than 16 times as long as wide is cut to that ratio first: no central crop sees its ends, and resizing
+    them could cost any amount of memory.
+    """
     width, height = picture.size
     shorter = min(width, height)
     if max(width, height) > _STRIP_RATIO * shorter:
         width, height = min(width, _STRIP_RATIO * shorter), min(height, _STRIP_RATIO * shorter)
         left, top = (picture.width - width) // 2, (picture.height - height) // 2
         picture = picture.crop((left, top, left + width, top + height))
-    if shorter != side_px:
-        # The longer side is rounded down, as torchvision's Resize does.
-        size = (max(side_px, width * side_px // shorter), max(side_px, height * side_px // shorter))
-        picture = picture.resize(size, _FILTERS[preprocessing.interpolation])
-    left, top = round((picture.width - crop_px) / 2), round((picture.height - crop_px) / 2)
-    pixels = np.asarray(picture.crop((left, top, left + crop_px, top + crop_px)), dtype=np.uint8)
-    return np.ascontiguousarray(pixels.reshape(crop_px, crop_px, -1).transpose(2, 0, 1))
+    if shorter == side_px:
+        return picture
+    # The longer side is rounded down, as torchvision's Resize does.
+    size = (max(side_px, width * side_px // shorter), max(side_px, height * side_px // shorter))
+    return picture.resize(size, _FILTERS[preprocessing.interpolation])
+
+
+def seen_part(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
+    """Returns the part of a picture of `size` (width, height) that `prepare` keeps: left, top, right and bottom, as
+    fractions of the picture's width and height, to within the rounding of a pixel."""
+    crop_px = preprocessing.img_size
+    kept = min(size) * crop_px / max(preprocessing.resize_px, crop_px)
+    across, down = (kept / side / 2 for side in size)
+    return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
 
 
 def normalise(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -147,6 +147,19 @@ CASES: list[tuple[list[str], int, str]] = [
     (["predict", "run/best", "good", "--csv", "file/a.csv"], 5, "file/a.csv"),
     (["predict", "run/best", "good", "--csv", "empty"], 5, "empty"),
     (["predict", "run/best", "good", "--csv", "/dev/full"], 5, "/dev/full"),
+    (["evaluate", "run/best", "--ensemble", "nothing"], 4, "nothing"),
+    (["evaluate", "run/best", "--ensemble", "run/last", "cut"], 4, "cut"),
+    (["evaluate", "run/best", "--views", "all"], 2, "all"),
+    *[(["explain", bundle, "good"], 4, bundle) for bundle in BAD_BUNDLES],
+    (["explain", "run/best", "nothing"], 3, "nothing"),
+    (["explain", "run/best", "empty"], 3, "empty"),
+    (["explain", "run/best", "text.png"], 3, "text.png"),
+    (["explain", "run/best", "good", "--stage", "9"], 2, "9"),
+    (["explain", "run/best", "good", "--class", "wasps"], 2, "'wasps'"),
+    (["explain", "run/best", "good", "--out", "run"], 2, "run"),
+    (["explain", "run/best", "good", "--out", "file"], 5, "file"),
+    (["explain", "run/best", "good", "--out", "file/new"], 5, "file/new"),
+    (["explain", "run/best", "good", "--out", "/proc/new"], 5, "/proc/new"),
     (["recipes", "show", "nothing"], 2, "'nothing'"),
     *[(["check", *words, "--no-report"], 3, value) for words, value in PICTURES if words != ["hollow"]],
     (["check", "good", "--out", "file/a.html"], 5, "file/a.html"),
@@ -165,7 +178,7 @@ def test_bad_input_is_one_message_in_three_parts(words: list[str], code: int, va
     assert value in "\n".join(lines[:2])
     assert len(lines) == 3
     assert all((line.startswith("  ") and line.endswith(tuple(".?)"))) or ":" in line for line in lines[1:])
-    assert words[0] == "predict" or said.out == ""
+    assert words[0] in ("predict", "explain") or said.out == ""
 
 
 @pytest.mark.usefixtures("untouched")

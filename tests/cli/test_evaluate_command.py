@@ -12,6 +12,7 @@ import pytest
 import sklearn.metrics
 from speaking import Say, Trained, every_file, terminal, without_codes
 
+import residuum
 from residuum.cli import progress
 
 
@@ -23,7 +24,9 @@ def table(path: Path) -> list[dict[str, str]]:
 def test_json_has_the_keys_that_were_promised_and_nothing_else_is_on_stdout(trained: Trained, say: Say) -> None:
     said = say("evaluate", trained.bundle, "--json")
     assert (said.code, said.err) == (0, "")
-    assert list(said.json) == ["images", "top1", "top5", "loss", "ece", "classes", "confusion", "skipped"]
+    scores = ["images", "top1", "top5", "loss", "ece", "classes", "confusion"]
+    assert list(said.json) == [*scores, "views", "models", "skipped"]
+    assert (said.json["views"], said.json["models"]) == ("one", ["resnet20_cifar"])
     assert said.json["images"] == 12
     assert said.json["top5"] == 100.0
     assert said.json["skipped"] == {}
@@ -65,6 +68,24 @@ def test_the_words_say_what_was_scored(trained: Trained, say: Say) -> None:
     np.fill_diagonal(matrix, 0)
     counts = [int(line.split()[0]) for line in said.out.partition("confusions")[2].splitlines()[1:]]
     assert counts == sorted(matrix[matrix > 0].tolist(), reverse=True)[:5]
+
+
+def test_views_and_ensembles_are_scored_and_said(trained: Trained, say: Say) -> None:
+    plain = say("evaluate", trained.bundle, "--json").json
+    found = {views: say("evaluate", trained.bundle, "--views", views, "--json").json for views in ("one", "ten")}
+    assert found["one"] == plain
+    assert found["ten"]["views"] == "ten"
+    assert found["ten"]["loss"] == residuum.evaluate(trained.bundle, views="ten").loss != plain["loss"]
+    twice = say("evaluate", trained.bundle, "--ensemble", trained.bundle.parent / "last", "--json").json
+    assert twice["models"] == ["resnet20_cifar", "resnet20_cifar"]
+    words = say("evaluate", trained.bundle, "--views", "multiscale", "--ensemble", trained.bundle.parent / "last").out
+    assert words.splitlines()[2:4] == [
+        "Networks            resnet20_cifar, resnet20_cifar",
+        "Views               the whole picture at 5 scales, and its mirrors",
+    ]
+    said = say("evaluate", trained.bundle, "--views", "eleven")
+    assert said.code == 2
+    assert "one, ten, multiscale" in said.err
 
 
 def test_eval_and_val_are_evaluate(trained: Trained, say: Say) -> None:
@@ -127,6 +148,7 @@ def test_precision_changes_the_digits_and_not_the_answer(trained: Trained, say: 
     ("words", "name", "value"),
     [
         (["-b", "5"], "batch_size", 5), (["-j", "2"], "workers", 2), (["--device", "cpu"], "device", "cpu"),
+        (["--views", "ten"], "kind", "ten"), (["--ensemble", "last"], "ensemble", ["last"]), ([], "ensemble", []),
         (["--precision", "auto"], "precision", "auto"), (["--on-bad-image", "skip"], "on_bad_image", "skip"),
         ([], "batch_size", 256), ([], "precision", "fp32"), ([], "device", "auto"), ([], "on_bad_image", "error"),
     ],
@@ -144,6 +166,7 @@ def test_a_flag_arrives(
         return evaluate(*places, **named)
 
     monkeypatch.setattr(room, "evaluate_in_full", spy)
+    monkeypatch.chdir(trained.bundle.parent)
     assert say("evaluate", trained.bundle, *words).code == 0
     assert seen[name] == value
 
@@ -202,4 +225,9 @@ def test_neighbours_take_the_place_of_the_classifier(trained: Trained, say: Say,
     assert (alone.code, alone.err.splitlines()[0]) == (
         2,
         "Error: --stage 2 is where --knn takes vectors from, which is not asked for.",
+    )
+    both = say("evaluate", trained.bundle, "--knn", "3", "--views", "ten")
+    assert (both.code, both.err.splitlines()[0]) == (
+        2,
+        "Error: --knn scores the vectors of one network, of the centre of each picture.",
     )

@@ -25,8 +25,8 @@ FLAGS = {
         "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
-        "BUNDLE", "--data", "--split", "--precision", "-b --batch-size", "-j --workers", "--on-bad-image", "--device",
-        "--csv", "--knn", "--stage", "--offline", "--json", "-q --quiet", "-v --verbose",
+        "BUNDLE", "--data", "--split", "--views", "--ensemble", "--precision", "-b --batch-size", "-j --workers",
+        "--knn", "--stage", "--on-bad-image", "--device", "--csv", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "embed": {
         "BUNDLE|MODEL", "PATH", "--data", "--split", "-o --out", "--weights", "--stage", "--no-pool", "--precision",
@@ -40,6 +40,10 @@ FLAGS = {
     "predict": {
         "BUNDLE", "PATH", "--top", "--precision", "-b --batch-size", "-j --workers", "--device", "--csv", "--json",
         "-q --quiet", "-v --verbose",
+    },
+    "explain": {
+        "BUNDLE", "IMAGE", "--method", "--stage", "--class", "-o --out", "--device", "--json", "-q --quiet",
+        "-v --verbose",
     },
     "models": {"--json"},
     "weights": {"--json"},

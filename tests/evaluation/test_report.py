@@ -151,6 +151,20 @@ def test_a_perfect_network_and_an_empty_history_can_be_reported() -> None:
     assert "Among the best five" not in text, "with two classes it is always 100 %"
 
 
+def test_mistakes_stand_beside_what_spoke_for_them() -> None:
+    content = content_of(TEN)
+    without = read(content)
+    heat = np.random.default_rng(0).random((4, 4)).astype(np.float32)
+    explained = replace(content, mistakes=[replace(mistake, heat=heat) for mistake in content.mistakes])
+    page = read(explained)
+    assert "Grad-CAM" in page.text
+    assert "Grad-CAM" not in without.text
+    assert page.tags.count("img") == without.tags.count("img")
+    both = compose(explained, DRAWN)
+    assert "gallery wide" in both
+    assert "gallery wide" not in compose(content, DRAWN)
+
+
 def test_files_are_written_beside_the_report(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", content_of(TEN), plots=tmp_path / "plots")
     names = {path.name for path in (tmp_path / "plots").iterdir()}

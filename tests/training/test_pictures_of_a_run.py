@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,8 @@ from residuum.evaluation.trained import evaluate
 from residuum.recipe import Recipe
 from residuum.training.build import build
 from residuum.training.loop import train_epoch
+from residuum.training.run import Run
+from residuum.training.summary import MISTAKES, worst_mistakes
 from residuum.training.train import train
 
 CPU = torch.device("cpu")
@@ -81,3 +84,18 @@ def test_a_batch_that_bad_pictures_emptied_keeps_its_number(tiny: Recipe, photos
     train_epoch(run)
     assert run.epoch_steps == len(batches) - 1
     assert run.step == len(batches)
+
+
+def test_the_surest_mistakes_have_the_maps_of_explain(finished: Run) -> None:
+    """As `residuum explain` draws them from the file and the bundle, in the run's own report."""
+    assert finished.result is not None
+    predictor = load(finished.folder / "best", device="cpu")
+    mistakes = worst_mistakes(finished, finished.result, predictor.model)
+    assert 0 < len(mistakes) <= MISTAKES
+    for mistake in mistakes:
+        alone = predictor.explain(mistake.name, label=mistake.predicted)
+        assert alone.label == mistake.predicted != mistake.label
+        assert mistake.heat is not None
+        np.testing.assert_allclose(mistake.heat, alone.heat, rtol=1e-3, atol=1e-6)
+        assert mistake.seen == alone.seen
+    assert "Grad-CAM" in (finished.folder / "report.html").read_text(encoding="utf-8")

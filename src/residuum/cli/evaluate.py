@@ -1,12 +1,14 @@
 """Scores a trained network: accuracy, loss, calibration, every class, the confusion matrix.
 
 Without --data it is the set that the network was trained on, with the same pictures held out. Accuracies are in
-percent.
+percent. With --views and --ensemble each picture is looked at more than once, as in the papers' best figures: ten crops
+(four corners, the centre, their mirrors), or the whole picture at five scales and its mirrors.
 
 examples:
   residuum evaluate runs/digits-1/best
   residuum evaluate runs/photos-1/best --data more_photos --json
   residuum evaluate runs/photos-1/best --data cifar10 --knn 20
+  residuum evaluate runs/photos-1/best --views ten --ensemble runs/photos-2/best runs/photos-3/best
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from residuum.cli import console, flags
 from residuum.errors import UsageError
 
 if TYPE_CHECKING:
-    from residuum.data.loading import Batch
+    from residuum.evaluation.evaluate import Batch
     from residuum.evaluation.trained import Evaluation
 
 _COLUMNS = ("file", "label", "predicted", "prob", "correct")
@@ -34,6 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
+    text = "what is seen of each picture: one (the centre, default), ten (crops) or multiscale; probabilities averaged"
+    add("--views", choices=("one", "ten", "multiscale"), default="one", metavar="one|ten|multiscale", help=text)
+    text = "more networks of the same classes, whose probabilities are averaged with the first one's"
+    add("--ensemble", nargs="+", default=[], metavar="BUNDLE", help=text)
     flags.add_precision(parser)
     add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
     flags.add_workers(parser)
@@ -65,15 +71,13 @@ def run(arguments: argparse.Namespace) -> int:
                 yield batch
                 tell(len(batch.labels))
 
-    if arguments.stage is not None and arguments.knn is None:
-        raise UsageError(
-            f"--stage {arguments.stage} is where --knn takes vectors from, which is not asked for.",
-            expected="Expected --knn K with it.",
-            hint="Leave out --stage: the classifier takes the last one.",
-        )
+    _refuse_contradictions(arguments)
     go_offline(arguments.offline)
     with csv_writer(arguments.csv if announced().is_main else None, _COLUMNS) as write:
-        how = partial(evaluate_knn, k=arguments.knn, stage=arguments.stage) if arguments.knn else evaluate_in_full
+        if arguments.knn:
+            how = partial(evaluate_knn, k=arguments.knn, stage=arguments.stage)
+        else:
+            how = partial(evaluate_in_full, kind=arguments.views, ensemble=arguments.ensemble)
         done = how(
             arguments.bundle,
             arguments.data,
@@ -93,9 +97,25 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_contradictions(arguments: argparse.Namespace) -> None:
+    if arguments.stage is not None and arguments.knn is None:
+        raise UsageError(
+            f"--stage {arguments.stage} is where --knn takes vectors from, which is not asked for.",
+            expected="Expected --knn K with it.",
+            hint="Leave out --stage: the classifier takes the last one.",
+        )
+    if arguments.knn is not None and (arguments.views != "one" or arguments.ensemble):
+        raise UsageError(
+            "--knn scores the vectors of one network, of the centre of each picture.",
+            expected="Expected it without --views and --ensemble.",
+            hint="Leave out one of them.",
+        )
+
+
 def _tell(done: Evaluation, arguments: argparse.Namespace) -> None:
     if arguments.verbose:
-        console.note(f"Evaluated {done.model} in {arguments.bundle} on {done.what}, in {arguments.precision}.")
+        where = ", ".join((arguments.bundle, *arguments.ensemble))
+        console.note(f"Evaluated {' and '.join(done.models)} in {where} on {done.what}, in {arguments.precision}.")
     if not arguments.quiet:
         for name, reason in done.skipped.items():
             console.note(f"Skipped {name}: {reason}.")
@@ -109,11 +129,13 @@ def _about(done: Evaluation) -> dict[str, object]:
     """Returns the scores in JSON's types; votes of neighbours have neither loss nor calibration."""
     scores = done.scores.as_dict()
     if done.knn is None:
-        return scores
+        return {**scores, "views": done.kind, "models": done.models}
     return {"knn": asdict(done.knn), **{name: scores[name] for name in scores if name not in ("loss", "ece")}}
 
 
 def _in_words(done: Evaluation) -> str:
+    from residuum.evaluation.views import WORDS
+
     scores = done.scores
     rows = [
         [score.name, f"{score.images:,}", f"{score.precision:.1f}", f"{score.recall:.1f}", f"{score.f1:.1f}"]
@@ -132,6 +154,10 @@ def _in_words(done: Evaluation) -> str:
     ]
     if len(scores.classes) <= 5:
         lines.remove(lines[3])  # it is 100 % of necessity
+    if done.kind != "one":
+        lines.insert(2, f"Views               {WORDS[done.kind]}")
+    if len(done.models) > 1:
+        lines.insert(2, f"Networks            {', '.join(done.models)}")
     if pairs:
         lines += ["", "Most frequent confusions (the whole matrix: --json)", *pairs]
     return "\n".join(lines)

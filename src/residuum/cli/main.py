@@ -21,6 +21,7 @@ COMMANDS = {
     "predict": "say what is on pictures",
     "embed": "make vectors of pictures: a file to search, or for another program",
     "search": "find pictures like a picture, and near-duplicates, among vectors",
+    "explain": "show what on a picture speaks for a class",
     "check": "look for everything in a set of pictures that would harm training",
     "models": "list the networks",
     "weights": "list the weights to start from that are known by name",

@@ -278,7 +278,7 @@ class _DecodingFeed:
         errors = [future.result() for future in futures]
         bad = [error for error in errors if error is not None]
         if bad:
-            _take_note(bad, self._on_bad_image, self._skipped, self._of)
+            take_note(bad, self._on_bad_image, self._skipped, self._of)
             good = np.flatnonzero([error is None for error in errors])
             pixels, indices = pixels[torch.from_numpy(good)], indices[good]
         return pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
@@ -304,7 +304,7 @@ def verify(images: ImageSet, on_bad_image: OnBadImage, of: int | None = None) ->
         suspects = _suspects(images)
     for _, found in opened(images, suspects, at_least_px=1):
         if isinstance(found, PictureError):
-            _take_note([found], on_bad_image, skipped, of or len(images))
+            take_note([found], on_bad_image, skipped, of or len(images))
     return skipped
 
 
@@ -375,7 +375,7 @@ def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:
     return torch.from_numpy(labels[indices]).to(device, non_blocking=True)
 
 
-def _take_note(bad: Sequence[PictureError], on_bad_image: OnBadImage, skipped: dict[str, str], count: int) -> None:
+def take_note(bad: Sequence[PictureError], on_bad_image: OnBadImage, skipped: dict[str, str], count: int) -> None:
     """Adds bad pictures of `count` to `skipped`, or raises."""
     if on_bad_image == "error":
         raise bad[0]

@@ -218,11 +218,20 @@ class Erasing:
 
 
 class Normalise:
-    """(x / 255 - mean) / std as float32, the same numbers as `imaging.normalise`, channels last if asked."""
+    """(x / 255 - mean) / std as float32, the same numbers as `imaging.normalise`, channels last if asked.
 
-    def __init__(self, preprocessing: Preprocessing, device: torch.device, channels_last: bool) -> None:
+    Pictures have `size` (H, W), by default the network's input.
+    """
+
+    def __init__(
+        self,
+        preprocessing: Preprocessing,
+        device: torch.device,
+        channels_last: bool,
+        size: tuple[int, int] | None = None,
+    ) -> None:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
-        shape = (1, len(preprocessing.mean), preprocessing.img_size, preprocessing.img_size)
+        shape = (1, len(preprocessing.mean), *(size or (preprocessing.img_size, preprocessing.img_size)))
         # As large as a picture and laid out like it, so that each operation is one pass over rows without strides.
         self._mean, self._std = (
             torch.tensor(values, dtype=torch.float32, device=device)[None, :, None, None]

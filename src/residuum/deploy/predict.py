@@ -16,8 +16,10 @@ import torch
 from numpy.typing import NDArray
 
 from residuum import hardware, imaging
+from residuum.deploy.explain import Explainer, Explanation
 from residuum.errors import PictureError, UsageError
 from residuum.evaluation import metrics
+from residuum.evaluation.explain import Method
 from residuum.models import saved
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]
@@ -117,6 +119,36 @@ class Predictor:
                         yield Prediction(_title(source), (), error=found.reason)
                     else:
                         yield next(answers)
+
+    @overload
+    def explain(
+        self, pictures: Source, *, label: str | None = None, method: Method = "grad-cam", stage: int | None = None
+    ) -> Explanation: ...
+    @overload
+    def explain(
+        self,
+        pictures: list[Source] | list[str],
+        *,
+        label: str | None = None,
+        method: Method = "grad-cam",
+        stage: int | None = None,
+    ) -> list[Explanation]: ...
+    def explain(
+        self, pictures: Any, *, label: str | None = None, method: Method = "grad-cam", stage: int | None = None
+    ) -> Explanation | list[Explanation]:
+        """Returns what speaks for the class `label`, or for the predicted one, on a picture, or on each of a list.
+
+        `method` is "grad-cam", "layer-cam" or "occlusion", `stage` the stage whose map is read (1 is the finest; None
+        the last). In a list, a picture that cannot be used has its reason as `error`.
+
+        Raises:
+            PictureError: the only picture cannot be used.
+            UsageError: there is no such method, stage or class.
+        """
+        explainer = Explainer(self, method, stage, label)
+        if isinstance(pictures, list | tuple):
+            return [explainer.attempt(source, _title(source)) for source in pictures]
+        return explainer(pictures, _title(pictures))
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
         return imaging.prepare(imaging.open_picture(source, self.preprocessing.mode), self.preprocessing)

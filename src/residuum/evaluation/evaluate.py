@@ -31,8 +31,8 @@ class Batch(Protocol):
     """What `evaluate` reads of a batch."""
 
     @property
-    def images(self) -> Tensor:
-        """What the network takes; [N, C, H, W], on the network's device."""
+    def images(self) -> object:
+        """What the network takes: [N, C, H, W] on the network's device, or the views of N pictures."""
 
     @property
     def labels(self) -> Tensor:

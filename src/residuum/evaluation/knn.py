@@ -24,7 +24,7 @@ from residuum.errors import DataError, UsageError
 from residuum.evaluation import metrics, neighbours
 from residuum.evaluation.embedding import Vectors, embed_all
 from residuum.evaluation.evaluate import TOP, Predictions, score
-from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, same_source
+from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, same_source, source_of
 from residuum.models import saved
 from residuum.models.embedding import embedder
 
@@ -87,9 +87,16 @@ def evaluate_knn(
     shares = neighbours.votes(found, parts.known.labels[known.indices], len(classes), temperature)
     predictions = _predictions(shares, asked.indices, parts.asked.labels[asked.indices])
     return Evaluation(
-        trained.card["model"]["name"], parts.what, score(predictions, classes), predictions, parts.asked, skipped,
-        ALONE, Knn(found.rows.shape[1], len(known.indices), network.stage, temperature),
-    )  # fmt: skip
+        models=(trained.card["model"]["name"],),
+        kind="one",
+        what=parts.what,
+        scores=score(predictions, classes),
+        predictions=predictions,
+        images=parts.asked,
+        skipped=skipped,
+        world=ALONE,
+        knn=Knn(found.rows.shape[1], len(known.indices), network.stage, temperature),
+    )
 
 
 def _refuse(k: int, temperature: float, batch_size: int) -> None:
@@ -110,10 +117,9 @@ def _refuse(k: int, temperature: float, batch_size: int) -> None:
 
 def _parts(trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage) -> _Parts:
     """Returns the pictures whose classes are known, and those to classify; any classes, and not only the network's."""
-    own = trained.card.get("data", {}).get("source", "")
-    if data is None or same_source(data, own):
-        known, all_known, _ = pictures_of(trained, data, "train", on_bad_image)
-        asked, what, skipped = pictures_of(trained, data, split, on_bad_image)
+    if data is None or same_source(data, source_of(trained)):
+        known, all_known, _ = pictures_of([trained], data, "train", on_bad_image)
+        asked, what, skipped = pictures_of([trained], data, split, on_bad_image)
         return _checked(_Parts(known, asked, what, apart=what == all_known, skipped=skipped))
     found = find(data)
     name = part_name(found, split, data)

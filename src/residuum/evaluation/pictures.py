@@ -34,13 +34,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A picture that the network got wrong: its file, its class, what the network said and how sure it was (0..1)."""
+    """A picture that the network got wrong: its file, its class, what the network said and how sure it was (0..1).
+
+    `heat` is what spoke for the wrong class, [h, w], on the part of the picture that the network has `seen` (left, top,
+    right and bottom, as fractions).
+    """
 
     pixels: NDArray[np.uint8]
     name: str
     label: str
     predicted: str
     prob: float
+    heat: NDArray[np.float32] | None = None
+    seen: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
 def as_pixels(images: NDArray[np.floating], mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
@@ -49,14 +55,15 @@ def as_pixels(images: NDArray[np.floating], mean: Sequence[float], std: Sequence
     return np.asarray(np.rint(scaled.transpose(0, 2, 3, 1).clip(0, 1) * 255), dtype=np.uint8)
 
 
-def encode(pixels: NDArray[np.uint8]) -> bytes:
-    """Returns a picture as a file for a page: PNG where it is small, else JPEG; uint8 [H, W, C]."""
+def encode(pixels: NDArray[np.uint8], max_px: int = MAX_PX) -> bytes:
+    """Returns a picture as a file for a page: PNG where it is small, else JPEG, its longer side at most `max_px`;
+    uint8 [H, W, C]."""
     picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
     file = io.BytesIO()
     if is_small(pixels):
         picture.save(file, "PNG", optimize=True)
     else:
-        picture.thumbnail((MAX_PX, MAX_PX))
+        picture.thumbnail((max_px, max_px))
         picture.save(file, "JPEG", quality=88)
     return file.getvalue()
 

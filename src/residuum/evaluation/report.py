@@ -11,7 +11,8 @@ import numpy as np
 from residuum import html
 from residuum.evaluation import metrics
 from residuum.evaluation.evaluate import Predictions, Scores
-from residuum.evaluation.pictures import Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
+from residuum.evaluation.heat import side_by_side
+from residuum.evaluation.pictures import MAX_PX, Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
 from residuum.evaluation.plots import MATRIX_CLASSES, draw_calibration, draw_confusion, draw_curves
 from residuum.html import Html, Section
 
@@ -217,13 +218,22 @@ def _mistakes(content: ReportContent) -> Html:
         f"{some} the {wrong:,} {pictures} that it mistakes, the surest first. "
         "Look for wrong labels, for pictures of two things, and for kinds of picture that training had too few of."
     )
-    return html.join([html.paragraph(said), html.gallery(map(_mistake, content.mistakes))])
+    if explained := any(mistake.heat is not None for mistake in content.mistakes):
+        said += (
+            " Beside each picture, the brighter a place, the more it spoke for the wrong class (Grad-CAM, last stage): "
+            "a map that is bright beside the object says that the network goes by something else. "
+            "What is darker still is cut off before the network sees the picture."
+        )
+    return html.join([html.paragraph(said), html.gallery(map(_mistake, content.mistakes), wide=explained)])
 
 
 def _mistake(mistake: Mistake) -> Html:
     said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} %")
     alt = f"{mistake.name}: {mistake.label}, mistaken for {mistake.predicted}"
     lines = [said, f"is {mistake.label}", mistake.name]
+    if mistake.heat is not None:
+        both = side_by_side(mistake.pixels, mistake.heat, mistake.seen)
+        return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for it", *lines)
     return html.thumbnail(encode(mistake.pixels), alt, *lines, small=is_small(mistake.pixels))
 
 

@@ -1,21 +1,26 @@
-"""Scores of a trained network: a bundle, on a part of the set it was trained on or of any other with its classes."""
+"""Scores of a trained network, or of several together: on a part of the set it was trained on, or of any other with its
+classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
+
+import torch
+from torch import nn
 
 from residuum import hardware, recipe
-from residuum.data.loading import Batch, EvalLoader, OnBadImage
+from residuum.data.loading import EvalLoader, OnBadImage
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
 from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
-from residuum.evaluation.evaluate import Predictions, Scores
+from residuum.evaluation.evaluate import Batch, Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
+from residuum.evaluation.views import Averaged, Kind, ViewLoader
 from residuum.models import saved
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
@@ -34,11 +39,13 @@ class Knn:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How a network fared: `model` is its name, `what` the pictures in words, `skipped` the reason by file, `world` the
-    processes that found it out together. `knn` is there where neighbours voted in place of the classifier: shares of
-    votes are no probabilities, so that the scores' loss and calibration say little."""
+    """How networks fared: `models` are their names, `kind` is what they saw of each picture, `what` the pictures in
+    words, `skipped` the reason by file, `world` the processes that found it out together. `knn` is there where
+    neighbours voted in place of the classifier: shares of votes are no probabilities, so that the scores' loss and
+    calibration say little."""
 
-    model: str
+    models: tuple[str, ...]
+    kind: Kind
     what: str
     scores: Scores
     predictions: Predictions
@@ -53,6 +60,8 @@ def evaluate(
     data: str | None = None,
     split: str | None = None,
     *,
+    views: Kind = "one",
+    ensemble: Sequence[str | Path] = (),
     precision: hardware.Precision = "fp32",
     batch_size: int = 256,
     device: str = "auto",
@@ -61,11 +70,13 @@ def evaluate(
 ) -> Scores:
     """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
 
-    Without `data` it is the set that the network was trained on, with the same pictures held out. Processes that were
-    started together, by torchrun or srun, share the pictures, and each returns the scores of all of them.
+    Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
+    sees of each picture: "one" (the centre), "ten" crops, or "multiscale"; `ensemble` are bundles of more networks.
+    The probabilities of all views and networks are averaged. Processes that were started together, by torchrun or
+    srun, share the pictures, and each returns the scores of all of them.
 
     Raises:
-        WeightsError: the bundle cannot be used.
+        WeightsError: a bundle cannot be used, or has other classes than the first.
         DataError: the set, the part or a picture cannot be used, or a class is unknown to the network.
         UsageError: an argument cannot be what it is.
     """
@@ -73,6 +84,8 @@ def evaluate(
         bundle,
         data,
         split,
+        kind=views,
+        ensemble=ensemble,
         precision=precision,
         batch_size=batch_size,
         device=device,
@@ -90,6 +103,8 @@ def evaluate_in_full(
     data: str | None,
     split: str | None,
     *,
+    kind: Kind = "one",
+    ensemble: Sequence[str | Path] = (),
     precision: hardware.Precision,
     batch_size: int,
     device: str,
@@ -101,41 +116,111 @@ def evaluate_in_full(
 
     Raises: what `evaluate` raises.
     """
+    _refuse_unknown(kind, batch_size, on_bad_image)
+    with joined() as world:
+        place = hardware.choose_device(device, world.local_rank)
+        autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
+        networks = {str(folder): saved.load(Path(folder), place) for folder in (bundle, *ensemble)}
+        _refuse_unlike(networks)
+        trained = list(networks.values())
+        with world.one_after_the_other():
+            images, what, skipped = pictures_of(trained, data, split, on_bad_image)
+        model, loader = _seeing(trained, kind, images, batch_size, place, workers, on_bad_image, world)
+        batches = watch(loader, len(images)) if world.is_main else loader
+        scores, predictions = score(model, batches, trained[0].classes, autocast, world)
+        for found in world.gather(loader.skipped):
+            skipped |= found
+    models = tuple(network.card["model"]["name"] for network in trained)
+    return Evaluation(models, kind, what, scores, predictions, images, skipped, world)
+
+
+def _seeing(
+    networks: Sequence[saved.Saved],
+    kind: Kind,
+    images: ImageSet,
+    batch_size: int,
+    device: torch.device,
+    workers: int,
+    on_bad_image: OnBadImage,
+    world: World,
+) -> tuple[nn.Module, EvalLoader | ViewLoader]:
+    """Returns what answers, and the batches that it takes: one network's centre crops as training's own evaluation has
+    them, anything else as views."""
+    if kind == "one" and len(networks) == 1:
+        return networks[0].model, EvalLoader(
+            images,
+            networks[0].preprocessing,
+            batch_size,
+            device=device,
+            channels_last=True,
+            workers=workers,
+            on_bad_image=on_bad_image,
+            world=world,
+        )
+    loader = ViewLoader(
+        images,
+        [network.preprocessing for network in networks],
+        kind,
+        batch_size,
+        device=device,
+        channels_last=True,
+        workers=workers,
+        on_bad_image=on_bad_image,
+        world=world,
+    )
+    return Averaged([(network.model, network.preprocessing) for network in networks], kind), loader
+
+
+def _refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
+    if kind not in get_args(Kind):
+        raise UsageError(
+            f"views={kind!r} cannot be.",
+            expected=f"Expected one of {', '.join(get_args(Kind))}.",
+            hint="Leave it out for the centre of each picture.",
+        )
     if batch_size < 1 or on_bad_image not in get_args(OnBadImage):
         raise UsageError(
             f"batch_size={batch_size} with on_bad_image={on_bad_image!r} cannot be.",
             expected=f"Expected a batch_size from 1, and one of {', '.join(get_args(OnBadImage))}.",
             hint="Leave them out for the defaults.",
         )
-    with joined() as world:
-        place = hardware.choose_device(device, world.local_rank)
-        autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
-        trained = saved.load(Path(bundle), place)
-        with world.one_after_the_other():
-            images, what, skipped = pictures_of(trained, data, split, on_bad_image)
-        loader = EvalLoader(
-            images,
-            trained.preprocessing,
-            batch_size,
-            device=place,
-            channels_last=True,
-            workers=workers,
-            on_bad_image=on_bad_image,
-            world=world,
-        )
-        batches = watch(loader, len(images)) if world.is_main else loader
-        scores, predictions = score(trained.model, batches, trained.classes, autocast, world)
-        for found in world.gather(loader.skipped):
-            skipped |= found
-    return Evaluation(trained.card["model"]["name"], what, scores, predictions, images, skipped, world)
+
+
+def _refuse_unlike(networks: Mapping[str, saved.Saved]) -> None:
+    """Raises WeightsError where networks cannot answer together: for their classes, the order of these, or colours."""
+    (first, one), *others = networks.items()
+    for name, other in others:
+        if other.classes != one.classes:
+            how = "the same classes in another order" if set(other.classes) == set(one.classes) else "other classes"
+            raise WeightsError(
+                f"The network in {name} has {how} than {first}: {_named(other.classes)}; {_named(one.classes)}.",
+                expected="Expected the same classes in the same order: probabilities are averaged place by place.",
+                hint="Leave that bundle out, or train it on the same class folders.",
+            )
+        if other.preprocessing.mode != one.preprocessing.mode:
+            raise WeightsError(
+                f"The network in {name} takes pictures of mode {other.preprocessing.mode}, that in {first} of mode "
+                f"{one.preprocessing.mode}.",
+                expected="Expected the same: all grey (L) or all in colour (RGB).",
+                hint="Leave that bundle out.",
+            )
+
+
+def _named(classes: Sequence[str]) -> str:
+    return ", ".join(classes[:5]) + (f" and {len(classes) - 5:,} more" if len(classes) > 5 else "")
 
 
 def pictures_of(
-    trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage
+    networks: Sequence[saved.Saved], data: str | None, split: str | None, on_bad_image: OnBadImage
 ) -> tuple[ImageSet, str, dict[str, str]]:
-    """Returns the pictures to score, what they are in words, and what was left out with the reason."""
-    own = trained.card.get("data", {}).get("source", "")
-    if data is not None and not same_source(data, own):
+    """Returns the pictures to score, what they are in words, and what was left out with the reason.
+
+    Where `data` is a set that one of the networks was trained on, they are what was held out then.
+    """
+    owners = [network for network in networks if data is None or same_source(data, source_of(network))]
+    trained = owners[0] if owners else networks[0]
+    own = source_of(trained)
+    if data is not None and not owners:
         images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
         return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
@@ -168,8 +253,21 @@ def pictures_of(
             expected="Expected the same files: otherwise pictures that were trained on may be among those held out.",
             hint="Name pictures that are new to the model: residuum evaluate BUNDLE --data DATA",
         )
+    for other in networks:
+        if same_source(source_of(other), own) and not same_pictures(parts.record, other.card["data"], (name,)):
+            raise DataError(
+                f"The networks divided the set {own!r} in other ways: its part '{name}' is not the same for all.",
+                expected="Expected the same pictures: otherwise one may have been trained on what another held out.",
+                hint="Train them with one data.split_seed, or name pictures that are new to all: --data DATA",
+            )
     left_out = parts.record.get("skipped")
     return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
+
+
+def source_of(network: saved.Saved) -> str:
+    """Returns what the network was trained on, as its recipe named it, or an empty string."""
+    source: Any = network.card.get("data", {}).get("source", "")
+    return str(source)
 
 
 def same_source(data: str, own: str) -> bool:

@@ -8,19 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from residuum import hardware, recipe
+from residuum import hardware, imaging, recipe
+from residuum.evaluation.explain import explain
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
 from residuum.evaluation.report import ReportContent, write_report
+from residuum.models.layers import Network
 from residuum.training.run import Result, Run
 
 PICTURES, MISTAKES = 32, 12
 """How many training pictures, and how many mistakes, the report shows."""
 
 
-def write_summary(run: Run, result: Result) -> None:
-    """Writes plots/ and report.html."""
+def write_summary(run: Run, result: Result, model: Network) -> None:
+    """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
     bundle = shlex.quote(str(run.folder / "best"))
     content = ReportContent(
@@ -45,7 +48,7 @@ def write_summary(run: Run, result: Result) -> None:
             "Check the pictures": f"residuum check {shlex.quote(run.recipe.data.source)}",
         },
         training_pictures=_as_the_network_sees_them(run),
-        mistakes=_worst(run, result),
+        mistakes=worst_mistakes(run, result, model),
         warnings=as_list(record.get("warnings")),
         skipped=run.skipped,
         ignored=_ignored(record),
@@ -94,19 +97,26 @@ def _title(run: Run, target: Tensor) -> str:
     return " + ".join(f"{100 * share:.0f} % {run.classes[place]}" for place, share in parts if share > 0)
 
 
-def _worst(run: Run, result: Result) -> list[Mistake]:
+def worst_mistakes(run: Run, result: Result, model: Network) -> list[Mistake]:
+    """Returns the surest mistakes, each with what spoke for the wrong class."""
     shown = []
     for place in result.predictions.confident_mistakes(MISTAKES):
-        index = int(result.predictions.indices[place])
+        index, predicted = int(result.predictions.indices[place]), int(result.predictions.top[place, 0])
         picture = result.images.open(index)
+        images = imaging.normalise(imaging.prepare(picture, run.preprocessing)[None], run.preprocessing)
+        prepared = torch.from_numpy(images).to(run.device, memory_format=torch.channels_last)
+        heat = explain(model, prepared, [predicted], autocast=run.eval_autocast).maps[0]
+        seen = imaging.seen_part(picture.size, run.preprocessing)
         picture.thumbnail((256, 256))
         shown.append(
             Mistake(
                 np.atleast_3d(np.asarray(picture)),
                 label=run.classes[int(result.predictions.labels[place])],
-                predicted=run.classes[int(result.predictions.top[place, 0])],
+                predicted=run.classes[predicted],
                 prob=float(result.predictions.probs[place, 0]),
                 name=result.images.name(index),
+                heat=heat,
+                seen=seen,
             )
         )
     return shown

@@ -168,7 +168,7 @@ def finish(run: Run) -> None:
         writer.writerows(rows(predictions, images, run.classes))
     run.records.write_csv()
     run.sample = _sample(run, images)
-    write_summary(run, run.result)
+    write_summary(run, run.result, model)
 
 
 def _announce(run: Run) -> None:
