@@ -39,8 +39,8 @@ FLAGS = {
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
     "doctor": {"--device", "--no-self-test", "--json"},
     "reproduce": {
-        "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline", "--json",
-        "-q --quiet", "-v --verbose",
+        "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",
+        "--json", "-q --quiet", "-v --verbose",
     },
 }  # fmt: skip
 """Every flag of every command. A new knob goes into recipes, not here."""

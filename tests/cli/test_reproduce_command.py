@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from speaking import Say
 
-from residuum.lab.experiments import EXPERIMENTS
+from residuum.lab.experiments import every
 
 
 @pytest.fixture(autouse=True)
@@ -23,10 +23,10 @@ def test_the_list_has_a_line_for_each_and_is_the_default(say: Say) -> None:
     assert (said.code, said.err) == (0, "")
     header, *lines = said.out.splitlines()
     assert header.split() == ["experiment", "what", "it", "measures"]
-    assert [line.split()[0] for line in lines] == EXPERIMENTS.names()
+    assert [line.split()[0] for line in lines] == [entry.name for entry in every()]
     assert say("reproduce").out == said.out
     listed = {entry["name"]: entry for entry in say("reproduce", "--json").json["experiments"]}
-    assert list(listed) == EXPERIMENTS.names()
+    assert list(listed) == [entry.name for entry in every()]
     assert listed["degradation"]["seeds"] == {"smoke": 1, "small": 3, "full": 5}
     assert listed["paths"]["takes"] == ["bundle", "data", "seeds"]
 
@@ -54,7 +54,7 @@ def test_an_experiment_says_what_it_found(say: Say, tmp_path: Path) -> None:
         (["architecture", "--seeds", "2"], "--seeds means nothing to architecture.", "none of --data"),
         (["architecture", "--data", "digits"], "--data means nothing to architecture.", "none of --data"),
         (["degradation", "--bundle", "x"], "--bundle means nothing to degradation.", "It takes --data, --seeds."),
-        (["degradation", "--scale", "big"], "--scale cannot be big", "Expected one of smoke, small, full."),
+        (["degradation", "--scale", "big"], "--scale cannot be 'big'", "Expected one of smoke, small, full."),
         (["degradation", "--seeds", "0"], "--seeds cannot be '0'.", "a whole number from 1 on"),
         (["tables", "--scale", "small"], "--scale means nothing to residuum reproduce tables.", "alone"),
         (["--list", "--data", "digits"], "--data means nothing to residuum reproduce --list.", "alone"),

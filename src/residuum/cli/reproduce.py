@@ -1,8 +1,8 @@
 """Repeats an experiment of the papers, and puts the paper's number beside the measured one.
 
-Without an experiment, lists them. 'tables' writes docs/reproduction.md and README's table from the results that are kept
-under docs/results. An experiment that was stopped goes on with the same command; nets that were trained once serve all
-experiments of one --out.
+Without an experiment, lists them. 'tables' writes docs/reproduction.md and README's table from the results that are
+kept under docs/results. An experiment that was stopped goes on with the same command; nets that were trained once
+serve all experiments of one --out.
 
 examples:
   residuum reproduce --list
@@ -31,11 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
     add("experiment", nargs="?", metavar="EXPERIMENT", help="its name, or tables (default: list them)")
-    add("--list", action="store_true", help="list the experiments, what they claim and what each scale does")
+    add(
+        "--list",
+        action="store_true",
+        help="list the experiments (with --json: what they claim, and what each scale does)",
+    )
     text = "smoke: under a minute; small: under an hour on two cores; full: the paper's budget (default: smoke)"
     add("--scale", choices=("smoke", "small", "full"), metavar="SCALE", help=text)
     add("--data", metavar="DATA", help="the set of pictures (default: digits for smoke, else cifar10)")
-    add("--seeds", type=flags.whole_number(1), metavar="N", help="how often each net is trained (default: by the scale)")
+    add("--seeds", type=flags.whole_number(1), metavar="N", help="how often each net is trained (default: by scale)")
     text = "a trained net to use in the place of the one of its name; may be repeated"
     add("--bundle", metavar="BUNDLE", action="append", type=Path, help=text)
     text = "the laboratory's folder (default: runs/reproduce); for tables: the project's folder (default: this one)"
@@ -109,9 +113,9 @@ def _refuse_others(arguments: argparse.Namespace, what: str, flags_of_others: tu
 
 
 def _list(*, in_json: bool) -> int:
-    from residuum.lab.experiments import EXPERIMENTS
+    from residuum.lab.experiments import every
 
-    entries = EXPERIMENTS.entries()
+    entries = every()
     if in_json:
         listed = [
             {

@@ -60,7 +60,7 @@ class Bench:
         self._loaders: dict[tuple[Preprocessing, str, int, str], EvalLoader] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows = read_rows(self.results)
-        self._begin()
+        self._start = self._begin()
 
     @property
     def results(self) -> Path:
@@ -79,11 +79,12 @@ class Bench:
 
     def once(self, kind: str, measure: Callable[[], Mapping[str, Any]], **key: Any) -> None:
         """Adds the row of `kind` and `key` that `measure` returns, unless it was measured before."""
-        if any(row["kind"] == kind and all(row.get(name) == value for name, value in key.items()) for row in self._rows):
+        wanted = {"kind": kind, **key}
+        if any(all(row.get(name) == value for name, value in wanted.items()) for row in self._rows):
             return
         started = time.perf_counter()
         measured = dict(measure())
-        self._add({"kind": kind, **key, "seconds": round(time.perf_counter() - started, 3), **measured})
+        self._add({**wanted, "seconds": round(time.perf_counter() - started, 3), **measured})
 
     def recipe(self, model: str, seed: int, **options: str) -> Recipe:
         """Returns how a net is trained here."""
@@ -206,11 +207,15 @@ class Bench:
         return self._parts[key]
 
     def _add(self, row: Row) -> None:
-        append_row(self.results, row)
-        self._rows.append(row)
+        for each in (self._start, row):
+            if each is not None:
+                append_row(self.results, each)
+                self._rows.append(each)
+        self._start = None
 
-    def _begin(self) -> None:
-        """Writes where and with what this is measured; refuses to mix rows of other pictures or bundles with it."""
+    def _begin(self) -> Row | None:
+        """Returns the row that says where and with what this is measured, which is written before the first row that is;
+        None where it is there. Refuses to mix rows of other pictures or bundles with it."""
         about = hardware.describe(self.device)
         versions = about["versions"]
         assert isinstance(versions, dict)
@@ -234,8 +239,8 @@ class Bench:
                     hint="Give another --out.",
                 )
         same = {key: value for key, value in now.items() if key != "date"}
-        if not any(row["kind"] == "start" and same.items() <= row.items() for row in self._rows):
-            self._add(now)
+        known = any(row["kind"] == "start" and same.items() <= row.items() for row in self._rows)
+        return None if known else now
 
 
 def _with(row: Mapping[str, Any]) -> str:

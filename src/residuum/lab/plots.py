@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from mpl_toolkits.mplot3d import Axes3D  # noqa: F401 (registers the projection "3d")
 from numpy.typing import NDArray
 
@@ -58,7 +58,8 @@ class Panel:
 
 def draw_lines(panels: Sequence[Panel], *, share_y: bool = True) -> bytes:
     """Draws panels side by side."""
-    figure = Figure(figsize=(5.4 * len(panels) + 0.6, 4.3), layout="constrained")
+    height = 3.8 + 0.22 * max(-(-len(panel.series) // 2) for panel in panels)
+    figure = Figure(figsize=(5.4 * len(panels) + 0.6, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=share_y, squeeze=False)[0]
     for panel, each in zip(panels, axes, strict=True):
         _plain(each)
@@ -67,15 +68,15 @@ def draw_lines(panels: Sequence[Panel], *, share_y: bool = True) -> bytes:
         each.set_xlabel(panel.x, color=QUIET)
         each.set_ylabel(panel.y, color=QUIET)
         each.tick_params(labelleft=True)
+        if all(float(x).is_integer() for series in panel.series for x in series.x):
+            each.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         if panel.limits is not None:
             each.set_ylim(*panel.limits)
         if panel.log:
             _logarithmic(each)
         names = -(-len(panel.series) // 2)
         _legend(each, 2)
-        each.set_title(
-            panel.title, loc="left", pad=12 + 15 * names, fontsize=12, fontweight="bold", color=INK
-        )
+        each.set_title(panel.title, loc="left", pad=12 + 15 * names, fontsize=12, fontweight="bold", color=INK)
     return png(figure)
 
 
@@ -88,9 +89,7 @@ def draw_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, tit
     for number, (name, values) in enumerate(bars.items()):
         places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
         colour, hatch = ((BLUE, ""), ("#f0b48a", "//"), (GREEN, ".."))[number % 3]
-        drawn = axes.bar(
-            places, values, width=0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=name
-        )
+        drawn = axes.bar(places, values, width=0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=name)
         axes.bar_label(drawn, fmt="%.3g", fontsize=8, color=QUIET, padding=2)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(y, color=QUIET)
@@ -159,8 +158,9 @@ def draw_surfaces(grids: Mapping[str, NDArray[np.float64]], coordinates: Sequenc
         axes: Any = figure.add_subplot(1, len(grids), number, projection="3d")
         height = np.log10(np.clip(grid, levels[0], levels[-1]))
         axes.plot_surface(
-            x, y, height, cmap="cividis", vmin=low, vmax=high, linewidth=0.2, edgecolor="#00000040", rstride=1, cstride=1
-        )
+            x, y, height, cmap="cividis", vmin=low, vmax=high, linewidth=0.2, edgecolor="#00000040",
+            rstride=1, cstride=1,
+        )  # fmt: skip
         axes.set_zlim(low, high)
         axes.set_title(name, loc="left", fontsize=12, fontweight="bold", color=INK)
         axes.set_xlabel("direction 1", color=QUIET)

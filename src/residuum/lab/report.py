@@ -1,4 +1,4 @@
-"""The report of an experiment: one self-contained page that says what was claimed, what was measured, and the verdict."""
+"""The report of an experiment: one self-contained page of what was claimed, what was measured, and the verdict."""
 
 from __future__ import annotations
 

@@ -108,7 +108,7 @@ def _scale(name: str) -> Scale:
     raise UsageError(
         f"There is no scale {name!r}.",
         expected=did_you_mean(name, SCALES) or f"Expected one of {', '.join(SCALES)}.",
-        hint="See what they mean with: residuum reproduce --list",
+        hint="See what they mean with: residuum reproduce --list --json",
     )
 
 

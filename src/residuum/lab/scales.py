@@ -4,8 +4,8 @@
 that four nets of 20 and 56 layers with three seeds take under an hour on two cores: ResNet-20 trains about 1,500 to
 2,300 pictures of 16 pixels a second there, and 56 layers take 2.8 times as long. Ten epochs over 20,000 pictures are
 then about 110 s for 20 layers and 300 s for 56: 3 x (2 x 110 + 2 x 300) s = 41 minutes. `full` is the paper's budget.
-Departures of `small`: 20,000 of CIFAR-10's training pictures (those that `val_fraction` leaves), shrunk to 16 x 16; 1,570
-    updates in the place of 64,000; padding of 2 pixels in the place of 4.
+Departures of `small`: 20,000 of CIFAR-10's training pictures (those that `val_fraction` leaves), shrunk to 16 x 16;
+    1,570 updates in the place of 64,000; padding of 2 pixels in the place of 4.
 """
 
 from __future__ import annotations
@@ -77,4 +77,5 @@ def _small(model: str) -> Recipe:
 
 
 def _full(model: str) -> Recipe:
-    return RECIPES[f"{model.removesuffix('_cifar')}_cifar10_2015"].build()
+    small = model.endswith("_cifar")
+    return RECIPES[f"{model.removesuffix('_cifar')}_{'cifar10' if small else 'imagenet'}_2015"].build()

@@ -1,7 +1,7 @@
 """How alike two layers represent the same pictures: linear centred kernel alignment (CKA).
 
-Source: Kornblith et al., arXiv:1905.00414 (linear CKA); Nguyen et al., arXiv:2010.15327, section 3 (minibatches, with the
-    unbiased estimator of Song et al. 2012).
+Source: Kornblith et al., arXiv:1905.00414 (linear CKA); Nguyen et al., arXiv:2010.15327, section 3 (minibatches,
+    with the unbiased estimator of Song et al. 2012).
 Shapes: N pictures, F features, L layers.
 """
 

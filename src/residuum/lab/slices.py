@@ -30,7 +30,7 @@ def random_direction(model: Network, seed: int) -> dict[str, Tensor]:
             continue
         drawn = torch.randn(weight.shape, generator=generator).to(weight.device)
         over = tuple(range(1, weight.ndim))
-        own, theirs = weight.detach().norm(dim=over, keepdim=True), drawn.norm(dim=over, keepdim=True)
+        own, theirs = (torch.linalg.vector_norm(each, dim=over, keepdim=True) for each in (weight.detach(), drawn))
         direction[name] = drawn * own / (theirs + 1e-10)
     return direction
 

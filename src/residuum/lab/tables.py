@@ -7,7 +7,7 @@ from pathlib import Path
 
 from residuum.errors import ResourceError, UsageError
 from residuum.evaluation.report import duration
-from residuum.lab.experiments import EXPERIMENTS
+from residuum.lab.experiments import every
 from residuum.lab.findings import Measure
 from residuum.lab.nets import read_rows
 from residuum.lab.report import circumstances
@@ -55,9 +55,9 @@ def write(root: Path) -> list[Path]:
 
 
 def measured(root: Path) -> dict[str, Reproduced]:
-    """Returns what the committed rows of each experiment mean, in the order of the registry."""
+    """Returns what the committed rows of each experiment mean, by name."""
     found = {}
-    for name in EXPERIMENTS.names():
+    for name in (entry.name for entry in every()):
         rows = read_rows(root / RESULTS / f"{name}.jsonl")
         if rows:
             scale = next(row["scale"] for row in rows if row["kind"] == "start")
@@ -70,12 +70,14 @@ def page(found: Mapping[str, Reproduced]) -> str:
     lines = [
         "# The paper's claims, measured",
         "",
-        "Written by `residuum reproduce tables` from the rows under `docs/results/`, which `residuum reproduce` wrote. Every",
-        "figure is the mean over seeds, ± the standard deviation where there are several; the verdict follows the rule that",
+        "Written by `residuum reproduce tables` from the rows under `docs/results/`, which `residuum reproduce` "
+        "wrote. Every",
+        "figure is the mean over seeds, ± the standard deviation where there are several; the verdict follows the "
+        "rule that",
         "is stated, whatever we hoped for.",
         "",
     ]
-    for entry in EXPERIMENTS.entries():
+    for entry in every():
         lines += [f"## {entry.name}", "", f"**Claim.** {entry.card.claim} ({entry.card.source})", ""]
         lines += [f"**Rule.** {entry.card.rule}", ""]
         if entry.name in found:

@@ -48,9 +48,11 @@ _EVERYWHERE = "ResNet-18, 34, 50, 101 and 152 for one picture of 224 x 224 pixel
 
 @EXPERIMENTS.register(
     Claim(
-        claim="The five networks of Table 1 have the output sizes, parameters and multiply-adds that are printed there.",
+        claim="The five networks of Table 1 have the output sizes, parameters and multiply-adds that are printed "
+        "there.",
         source="arXiv:1512.03385, Table 1 (parameters: torchvision's metadata of the same networks)",
-        rule="Output sizes and parameters are exactly the same; multiply-adds lie within 2 % of the two printed digits.",
+        rule="Output sizes and parameters are exactly the same; multiply-adds lie within 2 % of the two printed "
+        "digits.",
         scales={"smoke": _EVERYWHERE, "small": _EVERYWHERE, "full": _EVERYWHERE},
         read=_read,
     )

@@ -73,7 +73,8 @@ def _read(rows: Rows) -> Finding:
 
     more = blocks[narrow]["activation_bytes"] / blocks[small]["activation_bytes"]
     remarks = [
-        f"A bottleneck saves multiply-adds, not memory: on maps of four times the channels it keeps {more:.1f} times as "
+        f"A bottleneck saves multiply-adds, not memory: on maps of four times the channels it keeps {more:.1f} "
+        "times as "
         "much for its backward pass as the two 3x3 that cost the same."
     ]
     drawing = Drawing("cost", "Multiply-adds, parameters and activations of nets of 18 to 152 layers", draw)
@@ -85,10 +86,12 @@ _EVERYWHERE = "Blocks on maps of 56 x 56 pixels, and nets on pictures of 224 x 2
 
 @EXPERIMENTS.register(
     Claim(
-        claim="A bottleneck of 1x1, 3x3 and 1x1 convolutions costs about as much as two 3x3 convolutions of a quarter of "
+        claim="A bottleneck of 1x1, 3x3 and 1x1 convolutions costs about as much as two 3x3 convolutions of a "
+        "quarter of "
         "its channels, so that nets of 50 to 152 layers cost less than VGG.",
         source="arXiv:1512.03385, section 4.1, Figure 5 and Table 1",
-        rule="The bottleneck costs 0.9 to 1.1 times the two 3x3; ResNet-50 at most 1.1 times ResNet-34; ResNet-152 less "
+        rule="The bottleneck costs 0.9 to 1.1 times the two 3x3; ResNet-50 at most 1.1 times ResNet-34; ResNet-152 "
+        "less "
         "than VGG-16.",
         scales={"smoke": _EVERYWHERE, "small": _EVERYWHERE, "full": _EVERYWHERE},
         read=_read,

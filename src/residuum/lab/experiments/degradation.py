@@ -27,7 +27,8 @@ def _read(rows: Rows) -> Finding:
         measures.append(Measure(f"{net}: test error", values, "%", 2, f"{paper} %" if paper else ""))
 
     def draw() -> bytes:
-        return draw_lines([panel("Plain nets", nets_of(rows, "plain")), panel("Residual nets", nets_of(rows, "resnet"))])
+        plain, residual = nets_of(rows, "plain"), nets_of(rows, "resnet")
+        return draw_lines([panel("Plain nets", plain), panel("Residual nets", residual)])
 
     alt = "Training and test error by epoch: plain nets on the left, residual nets on the right"
     return Finding(measures, checks, [Drawing("curves", alt, draw)], [table(rows)], how_measured(rows))
@@ -37,11 +38,13 @@ def _read(rows: Rows) -> Finding:
     Claim(
         claim="A deeper plain net trains worse than a shallower one; a deeper residual net trains better.",
         source="arXiv:1512.03385, Figures 1 and 6, and Table 6",
-        rule="At the end of the schedule the training error of plain-56 is above that of plain-20, and the training error of "
+        rule="At the end of the schedule the training error of plain-56 is above that of plain-20, and the training "
+        "error of "
         "ResNet-56 below that of ResNet-20 (means over seeds).",
         scales={
             "smoke": "Narrow plain and residual nets of 20 and 56 layers, 3 epochs on the digits.",
-            "small": "Plain-20, plain-56, ResNet-20 and ResNet-56 on 20,000 training pictures of CIFAR-10 at 16 x 16 pixels "
+            "small": "Plain-20, plain-56, ResNet-20 and ResNet-56 on 20,000 training pictures of CIFAR-10 at 16 x "
+            "16 pixels "
             "for 10 epochs of SGD at 0.1, divided by 10 after 5 and 7.5; the paper: 50,000 at 32 x 32 for 164.",
             "full": "Plain and residual nets of 20, 32, 44, 56 and 110 layers as published.",
         },

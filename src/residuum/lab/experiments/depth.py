@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -60,8 +61,9 @@ def _steps(batch_size: int, steps: int) -> dict[str, Any]:
     command = [sys.executable, "-c", _STEPS, str(batch_size), str(steps)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["its process was killed"])[-1]
         raise ResourceError(
-            f"ResNet-1202 did not take its steps: {(done.stderr.strip().splitlines() or ['its process was killed'])[-1]}",
+            f"ResNet-1202 did not take its steps: {reason}",
             expected=f"Expected {ITS_LIMIT_GB:.0f} GB of free memory.",
             hint="Run it on a machine with more memory; what was measured before is kept.",
         )
@@ -73,9 +75,7 @@ def _read(rows: Rows) -> Finding:
     test = by_net(rows, "net", "test_error")
     mean = means(test)
     deeper = sorted(mean, key=lambda net: int(net.removeprefix("resnet")))
-    checks = [
-        below(mean, later, earlier, "test error, %") for earlier, later in zip(deeper, deeper[1:], strict=False)
-    ]
+    checks = [below(mean, later, earlier, "test error, %") for earlier, later in itertools.pairwise(deeper)]
     measures = [Measure(f"{net}: test error", values, "%", 2, f"{PAPER[net]} %") for net, values in test.items()]
     for row in (row for row in rows if row["kind"] == "deepest"):
         measures.append(Measure("resnet1202: parameters", [row["params"]], "", 0, PARAMETERS[1202]))
@@ -102,11 +102,13 @@ def _read(rows: Rows) -> Finding:
     Claim(
         claim="The deeper the residual net, the smaller its test error, from 20 to 110 layers; even 1202 layers train.",
         source="arXiv:1512.03385, Table 6",
-        rule="The test error falls from each depth to the next (means over seeds); ResNet-1202 has 19.4 M parameters and a "
+        rule="The test error falls from each depth to the next (means over seeds); ResNet-1202 has 19.4 M "
+        "parameters and a "
         "recipe, and (from `small` on) takes steps of 128 pictures within 24 GB.",
         scales={
             "smoke": "Narrow ResNet-20 and 56, 3 epochs on the digits; ResNet-1202 is built.",
-            "small": "ResNet-20 to 110, trained as in `degradation` (110 with an epoch at a tenth of the rate first), two "
+            "small": "ResNet-20 to 110, trained as in `degradation` (110 with an epoch at a tenth of the rate "
+            "first), two "
             "seeds; ResNet-1202 takes one step.",
             "full": "ResNet-20 to 110 as published; ResNet-1202 takes three steps (its whole training is the recipe "
             "`resnet1202_cifar10_2015`).",

@@ -51,7 +51,8 @@ def _read(rows: Rows) -> Finding:
 
     alt = "Norm of the gradient at every block, plain and residual nets, at initialisation and after training"
     remarks = [
-        "With batch norm, the gradients of a plain net at initialisation do not vanish on their way down: they grow. What "
+        "With batch norm, the gradients of a plain net at initialisation do not vanish on their way down: they "
+        "grow. What "
         "shortcuts change is how fast they change from block to block.",
     ]
     return Finding(measures, checks, [Drawing("gradients", alt, draw)], remarks=remarks)
@@ -78,10 +79,12 @@ def _panel(rows: Rows, family: str, words: str) -> Panel:
         rule="At every depth, at initialisation and after training, the norms of dL/dx along a residual net span fewer "
         "decades than along the plain net of the same depth (mean over seeds).",
         scales={
-            "smoke": f"Narrow nets of 20, 56 and 110 layers, {PICTURES} digits; those of 20 and 56 trained for 3 epochs.",
+            "smoke": f"Narrow nets of 20, 56 and 110 layers, {PICTURES} digits; those of 20 and 56 trained for 3 "
+            "epochs.",
             "small": f"Nets of 20 to 110 layers at initialisation, 20 and 56 trained as in `degradation`; {PICTURES} "
             "training pictures of 16 x 16 pixels, batch statistics.",
-            "full": f"The same with nets of 20, 56 and 110 layers trained as published, at 32 x 32; {PICTURES} pictures.",
+            "full": f"The same with nets of 20, 56 and 110 layers trained as published, at 32 x 32; {PICTURES} "
+            "pictures.",
         },
         read=_read,
         takes=frozenset({"data", "seeds", "bundle"}),

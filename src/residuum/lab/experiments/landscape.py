@@ -78,10 +78,12 @@ def _read(rows: Rows) -> Finding:
 
 @EXPERIMENTS.register(
     Claim(
-        claim="Identity shortcuts make the loss surface smooth: around a deep residual net it is a bowl, around a plain net "
+        claim="Identity shortcuts make the loss surface smooth: around a deep residual net it is a bowl, around a "
+        "plain net "
         "as deep it is not.",
         source="arXiv:1712.09913, Figures 1 and 5 (drawings: no number is printed)",
-        rule="The share of the slice's inner points where the loss bends down along a row or column, by more than 1 % of "
+        rule="The share of the slice's inner points where the loss bends down along a row or column, by more than 1 "
+        "% of "
         "itself, is smaller around ResNet-56 than around plain-56 (means over seeds).",
         scales={
             "smoke": "Narrow nets of 56 layers, trained for 3 epochs on the digits; 5 x 5 points, 64 pictures.",

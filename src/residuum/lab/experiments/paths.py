@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from functools import partial
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from residuum.lab.bench import Bench
 from residuum.lab.blocks import blocks_of, error_of, keeps_shape, path_gradient, without
@@ -60,7 +60,8 @@ def _swaps(net: Net, bench: Bench) -> dict[str, Any]:
     """The error after swapping more and more pairs of blocks of the same shape, against Kendall's tau of the order."""
     images, labels = bench.pictures(net, PICTURES[bench.scale])
     blocks = blocks_of(net.model)
-    groups = [[number for number, block in enumerate(blocks) if block in of_stage and keeps_shape(block)] for of_stage in _stages(net)]
+    stages = [set(stage.children()) for stage in net.model.stages]
+    groups = [[k for k, block in enumerate(blocks) if block in stage and keeps_shape(block)] for stage in stages]
     groups = [group for group in groups if len(group) > 1]
     random = np.random.default_rng(net.seed)
     taus, errors = [1.0], [error_of(net.model, blocks, images, labels)]
@@ -75,10 +76,6 @@ def _swaps(net: Net, bench: Bench) -> dict[str, Any]:
             taus.append(round(kendall_tau(order), 6))
             errors.append(round(error_of(net.model, [blocks[k] for k in order], images, labels), 4))
     return {"taus": taus, "errors": errors}
-
-
-def _stages(net: Net) -> list[list[nn.Module]]:
-    return [list(stage.children()) for stage in net.model.stages]
 
 
 def kendall_tau(order: list[int]) -> float:
@@ -102,7 +99,7 @@ def _lengths(net: Net, bench: Bench) -> dict[str, Any]:
             drawn.append(float(gradient.flatten(1).norm(dim=1).mean()))
         norms.append(statistics.fmean(drawn))
     carried = np.array([math.comb(total, length) * norm for length, norm in enumerate(norms)])
-    share = carried / carried.sum()
+    share = carried / max(carried.sum(), 1e-300)  # of a net that lets no gradient through
     return {
         "norms": [float(f"{norm:.6g}") for norm in norms],
         "share": [float(f"{part:.6g}") for part in share.tolist()],
@@ -123,16 +120,14 @@ def _read(rows: Rows) -> Finding:
     several = _mean(rows, "deletions", "several", "resnet56")
     checks.append(
         Check("resnet56: the error rises block by block, never falling by more than a point, as more are deleted",
-              all(later >= earlier - 1 for earlier, later in zip(several, several[1:], strict=False)))
+              all(later >= earlier - 1 for earlier, later in itertools.pairwise(several)))
     )  # fmt: skip
     lengths = means(by_net(rows, "lengths", "mean_length"))
     blocks = {row["net"]: row["blocks"] for row in rows if row["kind"] == "lengths"}
     for net, length in lengths.items():
         what = f"{net}: the gradient's mean path goes through {length:.1f} of {blocks[net]} branches (under half)"
         checks.append(Check(what, length < blocks[net] / 2))
-    measures = [
-        Measure(f"{net}: points of error that one block less costs (median)", v) for net, v in rises.items()
-    ]
+    measures = [Measure(f"{net}: points of error that one block less costs (median)", v) for net, v in rises.items()]
     measures += [
         Measure(f"{net}: branches on the mean path of the gradient", v, f"of {blocks[net]}", 2)
         for net, v in by_net(rows, "lengths", "mean_length").items()
@@ -143,7 +138,8 @@ def _read(rows: Rows) -> Finding:
         Drawing("lengths", "Gradient against the length of the path", lambda: _draw_lengths(rows)),
     ]
     remarks = [
-        "A plain block that changes the shape has an option-A shortcut in its place when it is deleted; such blocks are "
+        "A plain block that changes the shape has an option-A shortcut in its place when it is deleted; such blocks "
+        "are "
         "drawn, and left out of the medians and of the deletions of several.",
     ]
     bundles = sorted({(row["net"], row["bundle"]) for row in rows if row["kind"] == "net" and row.get("bundle")})
@@ -205,11 +201,14 @@ def _draw_lengths(rows: Rows) -> bytes:
 
 @EXPERIMENTS.register(
     Claim(
-        claim="A residual net behaves like an ensemble of many paths: deleting or swapping blocks of a trained one barely "
+        claim="A residual net behaves like an ensemble of many paths: deleting or swapping blocks of a trained one "
+        "barely "
         "hurts, while a plain net breaks; short paths carry the gradient.",
         source="arXiv:1605.06431, Figures 3, 5 and 6 (read off the curves: no number is printed)",
-        rule="Deleting one block costs the plain net at least twice as many points as the residual one (median over blocks, "
-        "20 and 56 layers); ResNet-56's error rises smoothly with the number of blocks deleted; the gradient's mean path "
+        rule="Deleting one block costs the plain net at least twice as many points as the residual one (median over "
+        "blocks, "
+        "20 and 56 layers); ResNet-56's error rises smoothly with the number of blocks deleted; the gradient's mean "
+        "path "
         "is shorter than half of the blocks.",
         scales={
             "smoke": "Narrow nets of 20 and 56 layers, trained for 3 epochs on the digits; 128 pictures, 2 draws.",

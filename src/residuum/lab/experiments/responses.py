@@ -71,7 +71,8 @@ def _remarks(rows: Rows) -> list[str]:
         claim="The layers of residual nets respond less strongly than those of plain nets, and the deeper the net, the "
         "less each layer changes the signal.",
         source="arXiv:1512.03385, Figure 7 (read off the curves: no number is printed)",
-        rule="The mean over layers of the standard deviation is smaller in the residual net than in the plain one of the "
+        rule="The mean over layers of the standard deviation is smaller in the residual net than in the plain one "
+        "of the "
         "same depth, and smaller in the deeper residual net than in the shallower one (means over seeds).",
         scales={
             "smoke": "Narrow nets of 20 and 56 layers, trained for 3 epochs on the digits; 256 test pictures.",

@@ -66,13 +66,17 @@ def _read(rows: Rows) -> Finding:
 
 @EXPERIMENTS.register(
     Claim(
-        claim="Features are passed on: through the shortcuts, later blocks of a residual net read what earlier ones found.",
-        source="a reason that is given for arXiv:1512.03385; measured by the CKA of arXiv:1905.00414 (no figure is printed)",
-        rule="The mean CKA between the outputs of blocks is greater in ResNet-56 than in plain-56, over all pairs and over "
+        claim="Features are passed on: through the shortcuts, later blocks of a residual net read what earlier ones "
+        "found.",
+        source="a reason that is given for arXiv:1512.03385; measured by the CKA of arXiv:1905.00414 (no figure is "
+        "printed)",
+        rule="The mean CKA between the outputs of blocks is greater in ResNet-56 than in plain-56, over all pairs "
+        "and over "
         "neighbours (means over seeds).",
         scales={
             "smoke": "Narrow nets of 56 layers, trained for 3 epochs on the digits; 128 test pictures.",
-            "small": "Plain-56 and ResNet-56 trained as in `degradation`; 1,000 test pictures in batches of 125, unbiased.",
+            "small": "Plain-56 and ResNet-56 trained as in `degradation`; 1,000 test pictures in batches of 125, "
+            "unbiased.",
             "full": "Plain-56 and ResNet-56 trained as published; 5,000 test pictures in batches of 125, unbiased.",
         },
         read=_read,
