@@ -50,7 +50,7 @@ def test_an_experiment_says_what_it_found(say: Say, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "what", "expected"),
     [
-        (["degradtion"], "No experiment is called 'degradtion'.", "Did you mean degradation?"),
+        (["degradtion"], "No experiment is called 'degradtion'.", "Did you mean degradation"),
         (["architecture", "--seeds", "2"], "--seeds means nothing to architecture.", "none of --data"),
         (["architecture", "--data", "digits"], "--data means nothing to architecture.", "none of --data"),
         (["degradation", "--bundle", "x"], "--bundle means nothing to degradation.", "It takes --data, --seeds."),

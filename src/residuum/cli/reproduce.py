@@ -124,8 +124,8 @@ def _list(*, in_json: bool) -> int:
                 "claim": entry.card.claim,
                 "source": entry.card.source,
                 "rule": entry.card.rule,
-                "scales": dict(entry.card.scales),
-                "seeds": dict(entry.card.seeds),
+                "scales": {str(scale): words for scale, words in entry.card.scales.items()},
+                "seeds": {str(scale): count for scale, count in entry.card.seeds.items()},
                 "takes": sorted(entry.card.takes),
             }
             for entry in entries

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from residuum import __version__, hardware, recipe
+from residuum import __version__, hardware
 from residuum.data.loading import EvalLoader
 from residuum.data.randomness import permutation
 from residuum.data.sets import ImageSet, in_mode, subset
@@ -29,7 +29,7 @@ from residuum.lab.nets import Net, append_row, read_rows, train_net
 from residuum.lab.scales import CURVE_PICTURES, TRAINING_PICTURES, digest, label_of, recipe_of
 from residuum.models import create_model, saved
 from residuum.models.layers import Network
-from residuum.recipe import Recipe
+from residuum.recipe import Data, Recipe
 from residuum.training.records import Listener
 
 _LOOKED_AT = 0  # the stream of the permutation that chooses which pictures a net is looked at with
@@ -128,11 +128,12 @@ class Bench:
         side = wanted.data.img_size
         preprocessing = Preprocessing(train.mode, side, side, wanted.data.interpolation, mean, std)
         torch.manual_seed(seed)
+        options_of_network: dict[str, Any] = wanted.model.options()
         network: Network = create_model(
             wanted.model.name,
             num_classes=len(train.classes),
             in_channels=preprocessing.channels,
-            **wanted.model.options(),
+            **options_of_network,
         )
         return Net(label_of(model, options), seed, network.to(self.device), preprocessing, train.classes)
 
@@ -142,7 +143,7 @@ class Bench:
         batches = list(self.loader(self.recipe("resnet20_cifar", 0).data, net.preprocessing, part, count))
         return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
 
-    def loader(self, data: recipe.Data, preprocessing: Preprocessing, part: str, count: int) -> EvalLoader:
+    def loader(self, data: Data, preprocessing: Preprocessing, part: str, count: int) -> EvalLoader:
         """Returns the batches of at most `count` pictures of a part; where there is no test part, of what is held
         out."""
         key = (preprocessing, part, count, str(data))
@@ -200,7 +201,7 @@ class Bench:
             "bundle": self._bundles[net.label].name,
         }
 
-    def _opened(self, data: recipe.Data) -> Parts:
+    def _opened(self, data: Data) -> Parts:
         key = f"{data.source} {data.val_fraction} {data.test_fraction} {data.split_seed}"
         if key not in self._parts:
             self._parts[key] = open_parts(data)
@@ -214,8 +215,8 @@ class Bench:
         self._start = None
 
     def _begin(self) -> Row | None:
-        """Returns the row that says where and with what this is measured, which is written before the first row that is;
-        None where it is there. Refuses to mix rows of other pictures or bundles with it."""
+        """Returns the row that says where and with what this is measured, to be written before the first that is; None
+        where it is there. Refuses to mix rows of other pictures or bundles with it."""
         about = hardware.describe(self.device)
         versions = about["versions"]
         assert isinstance(versions, dict)

@@ -77,7 +77,7 @@ def path_gradient(model: Network, images: Tensor, labels: Tensor, branches: Coll
     for number, block in enumerate(blocks_of(model)):
         y = one_way(block, branch=number in branches)(y)
     loss = F.cross_entropy(model.head(y), labels, reduction="sum")
-    (gradient,) = torch.autograd.grad(loss, x)
+    gradient: Tensor = torch.autograd.grad(loss, x)[0]
     return gradient
 
 

@@ -10,6 +10,7 @@ from residuum import html
 from residuum.evaluation.report import duration
 from residuum.html import Html, Section
 from residuum.lab.findings import Rows, Table
+from residuum.lab.scales import NO_DATA
 
 if TYPE_CHECKING:
     from residuum.lab.reproduce import Reproduced
@@ -76,11 +77,17 @@ def _table(table: Table) -> Html:
 def _how(done: Reproduced) -> Html:
     facts: dict[str, object] = {
         "Scale": f"{done.scale}: {done.claim.scales[done.scale]}",
-        "Time": f"{duration(done.seconds)}, trainings included",
+        "Time": took(done),
         **circumstances(done.rows),
     }
     command = f"residuum reproduce {done.experiment} --scale {done.scale}"
     return html.join([html.facts(facts), html.paragraph("The command:"), html.code(command)])
+
+
+def took(done: Reproduced) -> str:
+    """Returns how long an experiment took, in words."""
+    trained = any("epochs" in row for row in done.rows)
+    return duration(done.seconds) + (", trainings included" if trained else "")
 
 
 def circumstances(rows: Rows) -> dict[str, str]:
@@ -102,4 +109,4 @@ def circumstances(rows: Rows) -> dict[str, str]:
         "residuum": all_of("residuum"),
         "Date": all_of("date"),
     }
-    return {name: value for name, value in facts.items() if value}
+    return {name: value for name, value in facts.items() if value and value != NO_DATA}

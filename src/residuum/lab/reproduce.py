@@ -13,7 +13,7 @@ from residuum.lab import report
 from residuum.lab.bench import Bench
 from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import SCALES, Claim, Finding, Row, Rows, Scale, Takes, verdict_in_words
-from residuum.lab.scales import DATA
+from residuum.lab.scales import DATA, NO_DATA
 from residuum.registry import Entry
 from residuum.training.records import Listener
 from residuum.training.stop import Stop, listening
@@ -72,7 +72,7 @@ def reproduce(
             experiment,
             wanted,
             place,
-            data=data or DATA[wanted],
+            data=data or (DATA[wanted] if "data" in entry.card.takes else NO_DATA),
             seeds=entry.card.seeds[wanted] if seeds is None else seeds,
             bundles={_label(Path(bundle)): Path(bundle) for bundle in bundles},
             device=device,

@@ -21,6 +21,9 @@ from residuum.recipes import RECIPES
 DATA = {"smoke": "digits", "small": "cifar10", "full": "cifar10"}
 """The image set of each scale, where --data names none."""
 
+NO_DATA = "none"
+"""What an experiment without pictures has in the place of a set."""
+
 CURVE_PICTURES = {"smoke": 256, "small": 2_000, "full": 10_000}
 """How many training and test pictures the points of a curve are measured on."""
 
@@ -72,7 +75,7 @@ def _small(model: str) -> Recipe:
         data=Data(img_size=16, resize_px=16, batch_size=128, val_fraction=0.6, test_fraction=0.2),
         augment=Augment(crop=PadCrop(px=2), flip="random"),
         optim=Sgd(lr=0.1, momentum=0.9, weight_decay=1e-4, decay_all=True),
-        schedule=Steps(at_epochs=(5, 7.5), **({"warmup_epochs": 1, "warmup_factor": 0.1} if "110" in model else {})),
+        schedule=replace(Steps(at_epochs=(5, 7.5), warmup_factor=0.1), warmup_epochs=1.0 if "110" in model else 0.0),
     )
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from residuum.errors import ResourceError, UsageError
-from residuum.evaluation.report import duration
 from residuum.lab.experiments import every
 from residuum.lab.findings import Measure
 from residuum.lab.nets import read_rows
-from residuum.lab.report import circumstances
+from residuum.lab.report import circumstances, took
 from residuum.lab.reproduce import Reproduced, finish
 
 RESULTS, PAGE, FIGURES = Path("docs") / "results", Path("docs") / "reproduction.md", Path("docs") / "figures"
@@ -117,5 +116,5 @@ def _measured(done: Reproduced) -> Iterator[str]:
     yield from (line for remark in done.finding.remarks for line in (remark, ""))
     yield f"How: `residuum reproduce {done.experiment} --scale {done.scale}`. {done.claim.scales[done.scale]}"
     said = "; ".join(f"{name.lower()} {value}" for name, value in circumstances(done.rows).items())
-    yield f"Took {duration(done.seconds)}, trainings included; {said}."
+    yield f"Took {took(done)}; {said}."
     yield ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from residuum.lab.bench import Bench
@@ -28,7 +29,7 @@ def coordinates(points: int) -> list[float]:
 def _slice(net: Net, bench: Bench) -> None:
     """Measures a slice row by row, each of which is kept."""
     images, labels = bench.pictures(net, PICTURES[bench.scale], "train")
-    batches = list(zip(images.split(250), labels.split(250), strict=True))
+    batches = list(zip(torch.split(images, 250), torch.split(labels, 250), strict=True))
     x, y = (random_direction(net.model, 2 * net.seed + number) for number in range(2))
     steps = coordinates(POINTS[bench.scale])
     for at in steps:

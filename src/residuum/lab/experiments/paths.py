@@ -19,8 +19,8 @@ from residuum.lab.nets import Net
 from residuum.lab.plots import Panel, Series, draw_lines
 
 NETS = ("plain20_cifar", "plain56_cifar", "resnet20_cifar", "resnet56_cifar")
-PICTURES = {"smoke": 128, "small": 1_000, "full": 10_000}
-DRAWS = {"smoke": 2, "small": 10, "full": 50}
+PICTURES = {"smoke": 64, "small": 1_000, "full": 10_000}
+DRAWS = {"smoke": 1, "small": 10, "full": 50}
 """How many sets of blocks, orders and paths are drawn of each number."""
 GRADIENT_PICTURES = 100
 
@@ -211,7 +211,7 @@ def _draw_lengths(rows: Rows) -> bytes:
         "path "
         "is shorter than half of the blocks.",
         scales={
-            "smoke": "Narrow nets of 20 and 56 layers, trained for 3 epochs on the digits; 128 pictures, 2 draws.",
+            "smoke": "Narrow nets of 20 and 56 layers, trained for 3 epochs on the digits; 64 pictures, 1 draw.",
             "small": "Nets of 20 and 56 layers trained as in `degradation`, or bundles; 1,000 test pictures, 10 draws.",
             "full": "Nets of 20 and 56 layers trained as published, or bundles; 10,000 test pictures, 50 draws.",
         },

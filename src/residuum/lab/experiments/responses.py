@@ -6,6 +6,8 @@ import statistics
 from functools import partial
 from typing import Any
 
+import torch
+
 from residuum.lab.bench import Bench
 from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, by_net, mean_of_curves, means
@@ -23,7 +25,7 @@ PICTURES = {"smoke": 256, "small": 1_000, "full": 10_000}
 
 def _measure(net: Net, bench: Bench) -> dict[str, Any]:
     images, _ = bench.pictures(net, PICTURES[bench.scale])
-    stds = response_stds(net.model, images.split(250))
+    stds = response_stds(net.model, torch.split(images, 250))
     return {"stds": [float(f"{std:.6g}") for std in stds], "mean": statistics.fmean(stds)}
 
 

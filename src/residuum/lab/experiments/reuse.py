@@ -25,7 +25,7 @@ BATCH = 125
 def _measure(net: Net, bench: Bench) -> dict[str, Any]:
     images, _ = bench.pictures(net, PICTURES[bench.scale])
     cka = MinibatchCka()
-    for batch in images.split(BATCH):
+    for batch in torch.split(images, BATCH):
         if len(batch) < 4:
             continue
         x = net.model.stem(batch)
