@@ -124,7 +124,7 @@ def test_a_bowl_is_convex_everywhere_and_waves_are_not() -> None:
     x, y = np.meshgrid(axis, axis)
     assert share_not_convex((1 + x**2 + 2 * y**2).tolist()) == 0
     assert share_not_convex((3 + np.cos(6 * x)).tolist()) > 30
-    assert share_not_convex((3 - x**2 - y**2).tolist()) == 100
+    assert share_not_convex((3 - x**2 - y**2)[::5, ::5].tolist()) == 100
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])

@@ -126,13 +126,11 @@ def test_rows_of_other_pictures_are_never_mixed(tmp_path: Path) -> None:
 def test_a_bundle_stands_in_for_the_net_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from residuum.lab.experiments import responses
 
-    monkeypatch.setitem(degradation.DEPTHS, "smoke", (20,))
-    reproduce("degradation", out=tmp_path / "first", device="cpu")
-    (bundle,) = (tmp_path / "first" / "nets").glob("resnet20-*/best")
     monkeypatch.setitem(responses.NETS, "smoke", ("resnet20_cifar",))
+    own = reproduce("responses", out=tmp_path / "first", device="cpu")
+    (bundle,) = (tmp_path / "first" / "nets").glob("resnet20-*/best")
     done = reproduce("responses", out=tmp_path / "second", bundles=[bundle], device="cpu")
     assert not (tmp_path / "second" / "nets").exists()
-    own = reproduce("responses", out=tmp_path / "first", device="cpu")
     stds = [next(row["stds"] for row in found.rows if row["kind"] == "responses") for found in (done, own)]
     assert stds[0] == pytest.approx(stds[1], rel=1e-5)
     assert "was trained by others" in done.finding.remarks[0]
