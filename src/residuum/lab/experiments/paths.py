@@ -113,8 +113,8 @@ def _read(rows: Rows) -> Finding:
     mean = means(rises)
     checks = [
         Check(f"{depth} layers: one block less costs {mean[f'resnet{depth}']:.1f} points in the residual net (median), "
-              f"{mean[f'plain{depth}']:.1f} in the plain one (at least twice as many)",
-              mean[f"plain{depth}"] >= 2 * max(mean[f"resnet{depth}"], 0.0))
+              f"{mean[f'plain{depth}']:.1f} in the plain one (more than twice as many)",
+              mean[f"plain{depth}"] > max(2 * mean[f"resnet{depth}"], 0.0))
         for depth in (20, 56)
     ]  # fmt: skip
     several = _mean(rows, "deletions", "several", "resnet56")
@@ -205,7 +205,7 @@ def _draw_lengths(rows: Rows) -> bytes:
         "barely "
         "hurts, while a plain net breaks; short paths carry the gradient.",
         source="arXiv:1605.06431, Figures 3, 5 and 6 (read off the curves: no number is printed)",
-        rule="Deleting one block costs the plain net at least twice as many points as the residual one (median over "
+        rule="Deleting one block costs the plain net more than twice as many points as the residual one (median over "
         "blocks, "
         "20 and 56 layers); ResNet-56's error rises smoothly with the number of blocks deleted; the gradient's mean "
         "path "
