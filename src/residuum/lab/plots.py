@@ -165,11 +165,13 @@ def draw_surfaces(grids: Mapping[str, NDArray[np.float64]], coordinates: Sequenc
         axes.set_title(name, loc="left", fontsize=12, fontweight="bold", color=INK)
         axes.set_xlabel("direction 1", color=QUIET)
         axes.set_ylabel("direction 2", color=QUIET)
-        axes.set_zlabel("loss", color=QUIET)
+        axes.set_zlabel("loss", color=QUIET, labelpad=12)
+        for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
+            axis.set_major_locator(MaxNLocator(5))
         axes.zaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.2g}"))
         axes.tick_params(labelsize=8, colors=QUIET)
         axes.view_init(elev=32, azim=-58)
-        axes.set_box_aspect(None, zoom=0.86)
+        axes.set_box_aspect(None, zoom=0.82)
     return png(figure)
 
 

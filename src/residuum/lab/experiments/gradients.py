@@ -29,7 +29,7 @@ def _measure(net: Net, bench: Bench) -> dict[str, Any]:
 
 
 def _read(rows: Rows) -> Finding:
-    checks, measures, panels = [], [], []
+    checks, measures, drawings = [], [], []
     for state, words in STATES.items():
         found = [row for row in rows if row["kind"] == "gradients" and row["state"] == state]
         decades = by_net(found, "gradients", "decades")
@@ -44,18 +44,15 @@ def _read(rows: Rows) -> Finding:
             Measure(f"{net}, {words}: decades between the largest and the smallest norm", values)
             for net, values in decades.items()
         ]
-        panels += [_panel(found, family, words) for family in FAMILIES]
-
-    def draw() -> bytes:
-        return draw_lines(panels)
-
-    alt = "Norm of the gradient at every block, plain and residual nets, at initialisation and after training"
+        alt = f"Norm of the gradient at every block of plain and residual nets, {words}"
+        panels = [_panel(found, family, words) for family in FAMILIES]
+        drawings.append(Drawing(state, alt, partial(draw_lines, panels)))
     remarks = [
         "With batch norm, the gradients of a plain net at initialisation do not vanish on their way down: they "
         "grow. What "
         "shortcuts change is how fast they change from block to block.",
     ]
-    return Finding(measures, checks, [Drawing("gradients", alt, draw)], remarks=remarks)
+    return Finding(measures, checks, drawings, remarks=remarks)
 
 
 def _panel(rows: Rows, family: str, words: str) -> Panel:
