@@ -51,6 +51,10 @@ FLAGS = {
     "recipes": {"list|show", "NAME", "--json"},
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
     "doctor": {"--device", "--no-self-test", "--json"},
+    "reproduce": {
+        "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",
+        "--json", "-q --quiet", "-v --verbose",
+    },
 }  # fmt: skip
 """Every flag of every command. A new knob goes into recipes, not here."""
 

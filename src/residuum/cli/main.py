@@ -27,6 +27,7 @@ COMMANDS = {
     "weights": "list the weights to start from that are known by name",
     "convert": "make a bundle of weights that others have trained",
     "recipes": "list the recipes, or show one",
+    "reproduce": "repeat an experiment of the papers, the paper's number beside the measured one",
     "doctor": "say what a report of a bug needs, and test this machine",
 }
 ALIASES = {"eval": "evaluate", "val": "evaluate"}

@@ -1,0 +1,98 @@
+"""Table 3 and section 3.3: shortcuts A, B and C differ little, so that projections are not essential."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+import torch
+
+from residuum.lab.bench import Bench
+from residuum.lab.curves import how_measured, nets_of, panel, table
+from residuum.lab.experiments import EXPERIMENTS
+from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, means
+from residuum.lab.plots import draw_lines
+from residuum.models import create_model
+
+KINDS = ("A", "B", "C")
+PAPER = {"resnet34-A": 25.03, "resnet34-B": 24.52, "resnet34-C": 24.19, "plain34": 28.54}
+"""Top-1 validation errors in percent on ImageNet, ten crops. Source: arXiv:1512.03385, Tables 2 and 3."""
+COUNTED = ("resnet34", "resnet20_cifar")
+
+
+def _parameters(model: str) -> dict[str, Any]:
+    with torch.device("meta"):
+        return {kind: sum(p.numel() for p in create_model(model, shortcut=kind).parameters()) for kind in KINDS}
+
+
+def _kind(net: str) -> str:
+    """Returns the shortcut of a net; a CIFAR net that names none has A, and serves other experiments too."""
+    return net.partition("-")[2] or "A"
+
+
+def _read(rows: Rows) -> Finding:
+    test = by_net(rows, "net", "test_error")
+    mean = means(test)
+    residual = {_kind(net): error for net, error in mean.items() if not net.startswith("plain")}
+    plain = next((error for net, error in mean.items() if net.startswith("plain")), math.nan)
+    spread = max(residual.values()) - min(residual.values())
+    gap = plain - max(residual.values())
+    checks = [
+        Check(f"B {residual['B']:.2f} % at most A {residual['A']:.2f} %", residual["B"] <= residual["A"]),
+        Check(f"C {residual['C']:.2f} % at most B {residual['B']:.2f} %", residual["C"] <= residual["B"]),
+        Check(f"A, B and C differ by {spread:.2f} points; the plain net is {gap:.2f} points behind the worst of them",
+              spread < gap),
+    ]  # fmt: skip
+    measures = [
+        Measure(f"{net}: test error", values, "%", 2, f"{PAPER[net]} %" if net in PAPER else "")
+        for net, values in test.items()
+    ]
+    for row in (row for row in rows if row["kind"] == "parameters"):
+        for kind in ("B", "C"):
+            more = row[kind] - row["A"]
+            measures.append(Measure(f"{row['net']}: parameters that {kind} has more than A", [more], "", 0))
+
+    def draw() -> bytes:
+        return draw_lines([panel("Shortcuts A, B, C, and none", nets_of(rows))])
+
+    alt = "Training and test error by epoch of nets with shortcuts A, B, C, and without"
+    remarks = [*how_measured(rows)]
+    if not any(net.startswith("resnet34") for net in test):
+        remarks.append(
+            "The paper compares the three on ResNet-34 and ImageNet (25.03, 24.52 and 24.19 %; plain-34: 28.54 %); "
+            "here it "
+            "is ResNet-20 on small pictures, and the paper has no figure for that."
+        )
+    return Finding(measures, checks, [Drawing("curves", alt, draw)], [table(rows)], remarks)
+
+
+@EXPERIMENTS.register(
+    Claim(
+        claim="Projection shortcuts help little: B is slightly better than A and C than B, and all are far better "
+        "than none.",
+        source="arXiv:1512.03385, Table 3 and section 3.3",
+        rule="Test errors fall from A to B to C, and A, B and C differ by less than the plain net is behind the "
+        "worst of them "
+        "(means over seeds).",
+        scales={
+            "smoke": "A narrow ResNet-20 with A, B and C, and plain-20, 3 epochs on the digits.",
+            "small": "ResNet-20 with A, B and C, and plain-20, trained as in `degradation`.",
+            "full": "ResNet-20 with A, B and C, and plain-20, as published; where --data names a set of larger "
+            "pictures, such "
+            "as a folder of ImageNet, ResNet-34 and plain-34 as published.",
+        },
+        read=_read,
+        takes=frozenset({"data", "seeds"}),
+    )
+)
+def shortcuts(bench: Bench) -> None:
+    """Shortcuts A, B and C: curves, errors, extra parameters."""
+    for model in COUNTED:
+        bench.once("parameters", partial(_parameters, model), net=model.removesuffix("_cifar"))
+    large = bench.scale == "full" and bench.shorter_side() > 64
+    plain, residual = ("plain34", "resnet34") if large else ("plain20_cifar", "resnet20_cifar")
+    for seed in bench.seeds:
+        bench.net(plain, seed)
+        for kind in KINDS:
+            bench.net(residual, seed, **({} if kind == "A" and not large else {"shortcut": kind}))

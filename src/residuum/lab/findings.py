@@ -1,0 +1,140 @@
+"""What an experiment found, as a pure function of its rows: figures beside the paper's, checks, verdict, drawings.
+
+A verdict is never an impression: an experiment states its rule as checks, each of which holds or does not.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+Scale = Literal["smoke", "small", "full"]
+SCALES: tuple[Scale, ...] = get_args(Scale)
+
+Row = dict[str, Any]
+Rows = Sequence[Mapping[str, Any]]
+
+Takes = Literal["data", "seeds", "bundle"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One figure: `values` has one for each seed (or one alone), `paper` is the paper's figure in words, if any."""
+
+    what: str
+    values: Sequence[float]
+    unit: str = ""
+    decimals: int = 2
+    paper: str = ""
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds."""
+        return statistics.fmean(self.values)
+
+    def in_words(self) -> str:
+        """Returns '8.75 +- 0.12 % (3 seeds)': mean and standard deviation (of the sample)."""
+        unit = f" {self.unit}" if self.unit else ""
+        mean = f"{self.mean:,.{self.decimals}f}"
+        if len(self.values) == 1:
+            return f"{mean}{unit}"
+        spread = statistics.stdev(self.values)
+        return f"{mean} ± {spread:,.{self.decimals}f}{unit} ({len(self.values)} seeds)"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part of the rule of a verdict, and whether it holds."""
+
+    what: str
+    holds: bool
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure: the name of its file without extension, what it shows in words, and how it is drawn (as PNG)."""
+
+    name: str
+    alt: str
+    draw: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of text and numbers; a `long` one is folded away on the page."""
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    long: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What an experiment found."""
+
+    measures: Sequence[Measure]
+    checks: Sequence[Check]
+    drawings: Sequence[Drawing] = ()
+    tables: Sequence[Table] = ()
+    remarks: Sequence[str] = ()
+
+    @property
+    def verdict(self) -> str:
+        """'reproduced' where every check holds, 'not reproduced' where none does, 'partly reproduced' between."""
+        held = sum(check.holds for check in self.checks)
+        if held == len(self.checks):
+            return "reproduced"
+        return "partly reproduced" if held else "not reproduced"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """An experiment's card: what is claimed and where, the rule of the verdict, and what each scale does.
+
+    `read` turns the rows that were measured into a finding. `seeds` are the default numbers of seeds; `takes` says
+    which of --data, --seeds and --bundle mean anything to it, and `bundles` which networks a bundle may stand in for.
+    """
+
+    claim: str
+    source: str
+    rule: str
+    scales: Mapping[Scale, str]
+    read: Callable[[Rows], Finding]
+    seeds: Mapping[Scale, int] = field(default_factory=lambda: {"smoke": 1, "small": 3, "full": 5})
+    takes: frozenset[Takes] = frozenset()
+
+
+def verdict_in_words(finding: Finding, scale: Scale) -> str:
+    """Returns the verdict; a smoke run shows only that the experiment works."""
+    if scale == "smoke":
+        return f"a smoke run, too small to judge by (the rule alone says: {finding.verdict})"
+    return finding.verdict
+
+
+def by_net(rows: Rows, kind: str, key: str) -> dict[str, list[float]]:
+    """Returns net -> the values of `key` in its rows of `kind`, in the order of the seeds; no value that is missing."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        if row["kind"] == kind and row.get(key) is not None:
+            found.setdefault(row["net"], []).append((row.get("seed", 0), float(row[key])))
+    return {net: [value for _, value in sorted(values)] for net, values in found.items()}
+
+
+def means(values: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Returns the mean of each list."""
+    return {name: statistics.fmean(each) for name, each in values.items()}
+
+
+def mean_of_curves(curves: Sequence[Sequence[float]]) -> list[float]:
+    """Returns the mean of equally long curves, point by point; the shortest decides the length."""
+    return [statistics.fmean(points) for points in zip(*curves, strict=False)]
+
+
+def below(values: Mapping[str, float], smaller: str, larger: str, what: str) -> Check:
+    """Checks that the value of one net is below that of another; what was not measured does not hold."""
+    first, second = values.get(smaller, math.nan), values.get(larger, math.nan)
+    return Check(f"{what}: {smaller} {first:.4g} below {larger} {second:.4g}", first < second)
