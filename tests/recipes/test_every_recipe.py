@@ -28,7 +28,7 @@ def recipe_of(name: str) -> Recipe:
 def test_two_steps_on_synthetic_pictures(name: str, tmp_path: Path) -> None:
     """The recipe's own step; of its network a quarter of the width, of its batches a few small pictures."""
     wanted = recipe_of(name)
-    small = {"data": "synthetic:10x2x32", "data.batch_size": 4, "data.val_fraction": 0.2}
+    small = {"data": "synthetic:10x2x32", "weights": "none", "data.batch_size": 4, "data.val_fraction": 0.2}
     px = 8 if wanted.model.name.endswith("_cifar") else 32
     small |= {"img_size": px, "data.resize_px": px, "model.width": 0.25}
     run = build(override(wanted, small), tmp_path, torch.device("cpu"))

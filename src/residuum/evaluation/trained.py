@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import get_args
 
 from residuum import hardware, recipe
-from residuum.data.loading import Batch, EvalLoader, OnBadImage
+from residuum.data.loading import Batch, EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
+from residuum.data.verification import OnBadImage
 from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Predictions, Scores
