@@ -76,11 +76,13 @@ def choose(
     small, why_small = suit.small_network(look, given)
     weights, why_weights = suit.weights_for({**small, **changes}, named, download=download)
     base = replace(RECIPES[PHOTOS if weights else SCRATCH].build(), name=PHOTOS)
-    chosen = choose_recipe(base, data, {**small, **({"model.weights": weights} if weights else {}), **changes})
-    values, reasons = suit.fit_to_pictures(chosen, look)
-    chosen = recipe.override(chosen, {key: value for key, value in values.items() if key not in given})
-    said = [reason for key, reason in reasons.items() if key not in given]
-    return chosen, [*why_small, *why_weights, *said]
+    chosen = choose_recipe(
+        base,
+        data,
+        {**small, **({"model.weights": weights} if weights and "model.weights" not in given else {}), **changes},
+    )
+    values, reasons = suit.fit_to_pictures(chosen, look, given)
+    return recipe.override(chosen, values), [*why_small, *why_weights, *reasons]
 
 
 def _is_synthetic(data: str | None) -> bool:

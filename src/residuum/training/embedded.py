@@ -43,7 +43,7 @@ def embed_once(run: Run) -> None:
     if run.shared is not None:
         ids = [run.device.index] if run.device.type == "cuda" else None
         run.forward = run.shared = DistributedDataParallel(classifier, device_ids=ids)
-    run.records.note("Only the head learns, from embeddings that were computed once.")
+    run.records.note("Every picture has gone through the network once: the head learns from their embeddings.")
 
 
 def classifier_of(model: nn.Module) -> nn.Module:

@@ -12,7 +12,7 @@ import itertools
 import math
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from residuum.evaluation.plots import draw_lr_search
 from residuum.recipe import Recipe
 from residuum.training import optim
 from residuum.training.build import build
+from residuum.training.embedded import embed_once
 from residuum.training.loop import train_step
 from residuum.training.run import Run
 
@@ -77,7 +78,8 @@ def find_lr(wanted: Recipe, device: torch.device, world: World = ALONE) -> LrSea
         DivergedError: the loss is not finite from the first step on.
     """
     with tempfile.TemporaryDirectory(prefix="residuum-lr-") as folder:
-        run = build(replace(wanted, log_every_steps=2**31), Path(folder), device, world=world)
+        run = build(wanted, Path(folder), device, world=world)
+        embed_once(run)
         return _search(run)
 
 

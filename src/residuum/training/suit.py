@@ -6,7 +6,7 @@ Each rule gives a key, its value and a sentence that says why, and leaves out wh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,13 +112,18 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
     ]
 
 
-def fit_to_pictures(recipe: Recipe, look: Look) -> tuple[dict[str, object], dict[str, str]]:
-    """Returns the keys whose values should be others for these pictures, and a sentence for each."""
+def fit_to_pictures(recipe: Recipe, look: Look, given: Set[str] = frozenset()) -> tuple[dict[str, object], list[str]]:
+    """Returns the keys whose values should be others for these pictures, and a sentence for each.
+
+    Keys that were `given` keep their values.
+    """
     values: dict[str, object] = {}
-    reasons: dict[str, str] = {}
+    reasons: list[str] = []
 
     def choose(key: str, value: object, why: str) -> None:
-        values[key], reasons[key] = value, f"{key} = {value}: {why}"
+        if key not in given:
+            values[key] = value
+            reasons.append(f"{key} = {value}: {why}")
 
     if not look.images:
         return values, reasons
@@ -127,7 +132,9 @@ def fit_to_pictures(recipe: Recipe, look: Look) -> tuple[dict[str, object], dict
         side = max(32 * (look.side_px // 32), SMALL_PX)
         choose("data.img_size", side, f"the pictures have some {look.side_px} pixels on their shorter side.")
     batch = recipe.data.batch_size
-    if look.images < 10 * batch:
+    if "data.batch_size" in given:
+        pass
+    elif look.images < 10 * batch:
         batch = max(8, min(batch, 2 ** int(math.log2(max(look.images / 10, 8)))))
     elif look.images > 40_000:
         batch = 4 * batch
@@ -143,11 +150,12 @@ def fit_to_pictures(recipe: Recipe, look: Look) -> tuple[dict[str, object], dict
     if not look.own_val and look.images * recipe.data.val_fraction > _HELD_OUT:
         fraction = round(_HELD_OUT / look.images, 3)
         choose("data.val_fraction", fraction, f"{_HELD_OUT:,} pictures are enough to measure on.")
-    if least and most / least >= UNEVEN:
+    balanced = {"class_weights", "data.balanced_sampling"} & given
+    if least and most / least >= UNEVEN and not balanced:
         how = "class_weights" if look.streamed else "data.balanced_sampling"
         rare = min(look.counts, key=lambda name: look.counts[name])
         choose(how, 0.5, f"the largest class has {most / least:.0f} times as many pictures as {rare}.")
-    if 0 < least < FEW:
+    if 0 < least < FEW and "data.folds" not in given:
         rare = min(look.counts, key=lambda name: look.counts[name])
-        reasons["folds"] = f"{rare} has {least} pictures only: --folds 5 says more of it than one validation part."
+        reasons.append(f"{rare} has {least} pictures only: --folds 5 says more of it than one validation part.")
     return values, reasons

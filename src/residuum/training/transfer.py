@@ -90,15 +90,20 @@ class Thawing:
 
     def in_words(self) -> str:
         """Returns what learns when, in a sentence; nothing where all of it does from the start."""
-        names = names_of_parts(len(self._first) - 2)
-        never = [name for name, first in zip(names, self._first, strict=True) if math.isinf(first)]
-        later = [
-            f"{name} from epoch {first:.0f} on"
-            for name, first in reversed(list(zip(names, self._first, strict=True)))
+        groups: dict[float, list[str]] = {}
+        for name, first in zip(names_of_parts(len(self._first) - 2), self._first, strict=True):
+            groups.setdefault(first, []).append(name)
+        if set(groups) == {0}:
+            return ""
+        if set(groups) == {0, math.inf}:
+            return f"{_listed(groups[math.inf])} stay as they are: only {_learn(groups[0])}."
+        words = [
+            f"{_listed(names)} from epoch {first + 1:.0f} on"  # as epochs are shown, which begin with 1
+            for first, names in sorted(groups.items())
             if 0 < first < math.inf
         ]
-        said = [f"never {_listed(never)}"] if never else []
-        return f"Of the network, the head learns first, {'; '.join(later + said)}." if later + said else ""
+        never = [f"{_listed(groups[math.inf])} never"] if math.inf in groups else []
+        return f"At first only {_learn(groups[0])}, {', '.join(words + never)}."
 
 
 def choose_head(model: Network, start: Pretrained, transfer: recipe.Transfer, classes: Sequence[str]) -> str:
@@ -120,6 +125,10 @@ def choose_head(model: Network, start: Pretrained, transfer: recipe.Transfer, cl
         model.reset_head(len(classes))
         return f" Its head is new{'' if same else ': theirs is for other classes'}."
     return ""
+
+
+def _learn(names: Sequence[str]) -> str:
+    return f"{_listed(names)} learn{'s' if len(names) == 1 else ''}"
 
 
 def _listed(names: Sequence[str]) -> str:
