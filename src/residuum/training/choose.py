@@ -62,7 +62,7 @@ def choose(
 ) -> tuple[Recipe, list[str]]:
     """Returns the recipe that `train` runs, and a sentence for each of its values that follows from the pictures.
 
-    Without `download` the weights to start from are taken for granted where they could be downloaded.
+    Without `download` the weights to start from are taken for granted, unless offline.
 
     Raises:
         DataError: the pictures cannot be used.

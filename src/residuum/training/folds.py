@@ -86,12 +86,7 @@ def cross_validate(
     if resume is not None:
         folder = Path(resume)
         folds = int(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["folds"])
-        if not (folder / "fold-1" / "recipe.toml").is_file():
-            raise UsageError(
-                f"The cross-validation in {folder} was stopped before its first fold began.",
-                expected="Expected fold-1/recipe.toml, which says what to go on with.",
-                hint="Start it again, with a new --out.",
-            )
+        _refuse_to_guess(folder)
     else:
         folder, _ = new_folder("folds", out)
         write_json(folder / SUMMARY, {"folds": folds})
@@ -117,6 +112,15 @@ def cross_validate(
     _write_predictions(done)
     write_json(folder / SUMMARY, done.as_dict())
     return done
+
+
+def _refuse_to_guess(folder: Path) -> None:
+    if not (folder / "fold-1" / "recipe.toml").is_file():
+        raise UsageError(
+            f"The cross-validation in {folder} was stopped before its first fold began.",
+            expected="Expected fold-1/recipe.toml, which says what to go on with.",
+            hint="Start it again, with a new --out.",
+        )
 
 
 def _write_predictions(done: Folds) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 
 from residuum.data.sets import ImageSet, StreamedSet, opened, sampled
 from residuum.data.sources import find
+from residuum.download import is_offline
 from residuum.errors import NetworkError, ResourceError
 from residuum.models.weights import named, obtain, of_model
 from residuum.recipe import Recipe
@@ -103,10 +104,12 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
     if not any(card.repo is None for card in of_model(model)):
         return "", [f"It starts from random weights: there are none of {model} for ImageNet."]
     try:
-        if download or named("imagenet", model).cached.is_file():
+        if download or is_offline() or named("imagenet", model).cached.is_file():
             obtain(named("imagenet", model))
     except (NetworkError, ResourceError) as error:
-        return "", [f"It starts from random weights, and learns less from few pictures: {error.what} {error.hint}"]
+        return "", [
+            f"It starts from random weights, and learns less from few pictures: {error.what} {error.expected} {error.hint}"
+        ]
     return "imagenet", [
         f"{named('imagenet', model).name} to start from: few pictures suffice then (--weights none: from scratch)."
     ]
