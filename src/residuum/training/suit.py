@@ -107,9 +107,7 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
         if download or is_offline() or named("imagenet", model).cached.is_file():
             obtain(named("imagenet", model))
     except (NetworkError, ResourceError) as error:
-        return "", [
-            f"It starts from random weights, and learns less from few pictures: {error.what} {error.expected} {error.hint}"
-        ]
+        return "", [f"It starts from random weights, and learns less from few pictures: {error}"]
     return "imagenet", [
         f"{named('imagenet', model).name} to start from: few pictures suffice then (--weights none: from scratch)."
     ]
