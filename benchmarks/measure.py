@@ -2,7 +2,7 @@
 
     python benchmarks/measure.py digits [--seeds 3]
     python benchmarks/measure.py cifar --data SHARDS [--seeds 3]
-    python benchmarks/measure.py photos --data FOLDER [--seeds 3]
+    python benchmarks/measure.py photos|photos_probe|photos_scratch --data FOLDER [--seeds 3]
     python benchmarks/measure.py memory
     python benchmarks/measure.py resnet1202
     python benchmarks/measure.py startup [--runs 15]
@@ -29,12 +29,13 @@ import torch
 from residuum import hardware
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+_PHOTOS = ("photos", "photos_probe", "photos_scratch")
 
 
 def main() -> None:
     """Measures what the first argument names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("digits", "cifar", "photos", "memory", "resnet1202", "startup"))
+    parser.add_argument("what", choices=("digits", "cifar", *_PHOTOS, "memory", "resnet1202", "startup"))
     parser.add_argument("--data")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -47,7 +48,7 @@ def main() -> None:
     elif arguments.what == "resnet1202":
         peak("resnet1202_step", _RESNET1202)
     else:
-        recipe = {"digits": "digits", "cifar": "resnet20_cifar10_fast", "photos": "photos"}[arguments.what]
+        recipe = {"cifar": "resnet20_cifar10_fast"}.get(arguments.what, arguments.what)
         for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             training(recipe, arguments.data, seed)
 

@@ -1,7 +1,7 @@
-"""Writes the table of results in README.md from docs/results/, where benchmarks/measure.py leaves its figures.
+"""Writes the tables of README.md and docs/transfer.md from docs/results/, where the benchmarks leave their figures.
 
-python benchmarks/tables.py          # writes it
-python benchmarks/tables.py --check  # exits 1 where README.md is stale
+python benchmarks/tables.py          # writes them
+python benchmarks/tables.py --check  # exits 1 where one is stale
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
+TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
 
 Row = dict[str, str]
 
 
 def main() -> int:
-    """Writes or checks the table."""
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = with_results(old)
-    if "--check" in sys.argv[1:]:
-        if new != old:
-            print("README.md is stale: run python benchmarks/tables.py")
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    """Writes or checks the tables."""
+    stale = 0
+    for file, with_table in ((ROOT / "README.md", with_results), (ROOT / "docs" / "transfer.md", with_transfer)):
+        old = file.read_text(encoding="utf-8")
+        new = with_table(old)
+        if "--check" not in sys.argv[1:]:
+            file.write_text(new, encoding="utf-8")
+        elif new != old:
+            print(f"{file.name} is stale: run python benchmarks/tables.py")
+            stale = 1
+    return stale
 
 
 def with_results(readme: str) -> str:
     """Returns README's text with the table between its two marks written anew."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
     lines = [
         "| what | measured | goal | machine, date |",
         "|---|---|---|---|",
@@ -44,7 +44,34 @@ def with_results(readme: str) -> str:
         *_startup(),
         *_vectors(),
     ]
-    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
+    return _between(readme, BEGIN, lines, END)
+
+
+def with_transfer(text: str) -> str:
+    """Returns the text of docs/transfer.md with its table written anew: a row for each set, a column for each arm."""
+    rows = read("transfer.csv")
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    lines = [f"| set | network | pictures: training, test | {' | '.join(arms)} | seeds | machine, date |"]
+    lines += [f"|---|---|---|{'---|' * len(arms)}---|---|"]
+    for name, model in dict.fromkeys((row["set"], row["model"]) for row in rows):
+        own = [row for row in rows if (row["set"], row["model"]) == (name, model)]
+        cells = [_mean_and_spread([float(row["top1"]) for row in own if row["arm"] == arm]) for arm in arms]
+        seeds = len({row["seed"] for row in own})
+        images = f"{own[0]['train_images']}, {own[0]['test_images']}"
+        lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
+    return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+
+
+def _mean_and_spread(top1: list[float]) -> str:
+    spread = statistics.stdev(top1) if len(top1) > 1 else 0.0
+    return f"{statistics.fmean(top1):.2f} % ± {spread:.2f}"
+
+
+def _between(text: str, begin: str, lines: list[str], end: str) -> str:
+    """Returns the text with `lines` between its two marks."""
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return "\n".join([f"{before}{begin}", *lines, f"{end}{after}"])
 
 
 def read(name: str) -> list[Row]:
@@ -56,12 +83,15 @@ def read(name: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
+_FORMER_NAMES = {"photos_scratch": "photos"}
+"""What a recipe was called when its figures were measured."""
+
 _GOALS = {
     "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
     "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
-    "photos": (
+    "photos_scratch": (
         "about 70 % is what scratch gives",
-        "accuracy on the validation ants and bees (which also chose the epoch), `photos`, from scratch",
+        "accuracy on the validation ants and bees (which also chose the epoch), `photos_scratch`",
     ),
 }
 
@@ -69,7 +99,7 @@ _GOALS = {
 def _training() -> Iterator[str]:
     rows = read("training.csv")
     for recipe, (goal, what) in _GOALS.items():
-        runs = [row for row in rows if row["recipe"] == recipe]
+        runs = [row for row in rows if row["recipe"] in (recipe, _FORMER_NAMES.get(recipe))]
         if not runs:
             continue
         top1 = [float(row["top1"]) for row in runs]

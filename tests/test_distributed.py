@@ -19,7 +19,7 @@ from torch import nn
 from residuum import distributed
 from residuum.distributed import ALONE, World, announced, first_host
 from residuum.errors import UsageError
-from residuum.recipe import Model, Recipe, to_toml
+from residuum.recipe import Model, Recipe, Transfer, to_toml
 
 TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"}
 SLURM = {"SLURM_PROCID", "SLURM_LOCALID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST", "SLURM_JOB_ID"}
@@ -157,13 +157,16 @@ def ended(processes: list[subprocess.Popen[str]], timeout_s: float = 90) -> list
 
 
 def world_recipe(tiny: Recipe) -> Recipe:
-    """`tiny` without what differs between worlds by its nature: drop-path, and parts whose batch norm is their own."""
+    """`tiny` without what differs between worlds by its nature: drop-path, and parts whose batch norm is their own; in
+    the first epoch the head learns alone."""
     return replace(
         tiny,
         epochs=2,
         accumulate=1,
         log_every_steps=1,
         sync_batch_norm=True,
+        class_weights=0.5,
+        transfer=Transfer(head_epochs=1, layer_decay=0.8),
         model=Model("resnet20_cifar", width=0.25),
         data=replace(tiny.data, source="synthetic:90x3x8", eval_batch_size=8),
     )

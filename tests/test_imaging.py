@@ -134,3 +134,46 @@ def test_a_missing_key_is_refused() -> None:
     del values["mean"]
     with pytest.raises(WeightsError, match="mean"):
         Preprocessing.from_dict(values)
+
+
+@given(st.integers(3, 60), st.integers(3, 60), st.sampled_from(["bilinear", "bicubic"]), st.sampled_from(["RGB", "L"]))
+@settings(deadline=None, max_examples=40)
+def test_squashed_is_torchvisions_resize_to_a_square(w: int, h: int, interpolation: str, mode: Mode) -> None:
+    if h > 16 * w:
+        w = h
+    picture = noise(mode, w, h, seed=w * h)
+    twin = v2.Compose([v2.Resize((24, 24), v2.InterpolationMode(interpolation), antialias=True), v2.PILToTensor()])
+    wanted = preprocessing(mode, interpolation=interpolation, resize="squash")
+    np.testing.assert_array_equal(prepare(picture, wanted), twin(picture).numpy())
+
+
+@given(st.integers(3, 60), st.integers(3, 60), st.sampled_from(["RGB", "L"]))
+@settings(deadline=None, max_examples=40)
+def test_padded_is_pillows_with_the_mean_colour_beside_it(w: int, h: int, mode: Mode) -> None:
+    picture = noise(mode, w, h, seed=w * h)
+    found = prepare(picture, preprocessing(mode, resize="pad"))
+    scale = 24 / max(w, h)
+    tall, wide = max(1, round(h * scale)), max(1, round(w * scale))
+    top, left = (24 - tall) // 2, (24 - wide) // 2
+    inner = found[:, top : top + tall, left : left + wide]
+    expected = np.asarray(picture.resize((wide, tall), Image.Resampling.BILINEAR)).reshape(tall, wide, -1)
+    np.testing.assert_array_equal(inner, expected.transpose(2, 0, 1))
+    outside = np.ones((24, 24), dtype=bool)
+    outside[top : top + tall, left : left + wide] = False
+    assert set(found[:, outside].ravel().tolist()) <= {102}  # 0.4 of 255
+
+
+@pytest.mark.parametrize("how", ["squash", "pad"])
+def test_a_strip_costs_little_memory_however_it_becomes_a_square(how: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in ((1, 1_000_000), (1_000_000, 1)):
+        assert prepare(Image.new("RGB", size, (9, 9, 9)), preprocessing(resize=how)).shape == (3, 24, 24)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB
+
+
+def test_a_bundle_from_before_there_was_a_choice_crops() -> None:
+    values = preprocessing().as_dict()
+    del values["resize"]
+    assert Preprocessing.from_dict(values).resize == "shorter-crop"
+    with pytest.raises(WeightsError, match="resize is 'stretch'"):
+        Preprocessing.from_dict({**values, "resize": "stretch"})

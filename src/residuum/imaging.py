@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,26 +37,33 @@ __all__ = [
     "Facts",
     "Mode",
     "Preprocessing",
+    "Resize",
     "examine",
     "normalise",
     "open_picture",
     "prepare",
     "resized",
     "seen_part",
+    "squared",
 ]
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 _STRIP_RATIO = 16
-"""From this ratio of its sides on, a strip is cut before it is resized (see `prepare`)."""
+"""From this ratio of its sides on, a strip is cut before its shorter side is resized (see `prepare`)."""
+
+Resize = Literal["shorter-crop", "squash", "pad"]
+"""How a picture reaches its square: its middle, the whole of it whatever its shape, or the whole with borders."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """What turns a picture into the network's input; stored in every bundle.
 
-    The shorter side is brought to `resize_px`, the central `img_size` x `img_size` pixels are kept, and each channel
-    has its `mean` taken off and is divided by its `std`, both on the 0..1 scale.
+    By `resize`, the shorter side is brought to `resize_px` and the central `img_size` x `img_size` pixels are kept
+    ("shorter-crop"); or the whole picture is brought to that square ("squash"); or its longer side is brought to
+    `img_size`, and the mean colour fills the rest on both sides ("pad"). Then each channel has its `mean` taken off and
+    is divided by its `std`, both on the 0..1 scale.
     """
 
     mode: Mode
@@ -65,11 +72,17 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    resize: Resize = "shorter-crop"
 
     @property
     def channels(self) -> int:
         """3 for RGB, 1 for grey."""
         return 3 if self.mode == "RGB" else 1
+
+    @property
+    def mean_colour(self) -> tuple[int, ...]:
+        """The mean colour as uint8 values, one per channel."""
+        return tuple(round(255 * mean) for mean in self.mean)
 
     def as_dict(self) -> dict[str, object]:
         """Returns the fields as JSON's types; `from_dict` is the inverse."""
@@ -82,6 +95,7 @@ class Preprocessing:
         Raises:
             WeightsError: a key is missing or unknown, or a value is not what it must be.
         """
+        values = {"resize": "shorter-crop", **values}  # which bundles did not say while there was no other
         wanted = {field.name for field in fields(cls)}
         if set(values) != wanted:
             odd = ", ".join(sorted(wanted.symmetric_difference(values)))
@@ -90,6 +104,8 @@ class Preprocessing:
             raise _malformed(f"mode is {values['mode']!r}")
         if values["interpolation"] not in _FILTERS:
             raise _malformed(f"interpolation is {values['interpolation']!r}")
+        if values["resize"] not in get_args(Resize):
+            raise _malformed(f"resize is {values['resize']!r}")
         for key in ("img_size", "resize_px"):
             if type(values[key]) is not int or not 1 <= cast(int, values[key]) <= 65_536:
                 raise _malformed(f"{key} is {values[key]!r}")
@@ -103,22 +119,25 @@ class Preprocessing:
 def prepare(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Returns the network's view of an opened picture: resized with antialiasing, and the centre cropped.
 
-    Shapes: uint8 [C, img_size, img_size]. The picture has `preprocessing.mode`. Nothing is padded: where `resize_px`
-    is below `img_size`, the shorter side is brought to `img_size`.
+    Shapes: uint8 [C, img_size, img_size]. The picture has `preprocessing.mode`. With "shorter-crop" nothing is padded:
+    where `resize_px` is below `img_size`, the shorter side is brought to `img_size`.
     """
     crop_px = preprocessing.img_size
-    picture = resized(picture, max(preprocessing.resize_px, crop_px), preprocessing)
+    cropped = preprocessing.resize == "shorter-crop"
+    picture = resized(picture, max(preprocessing.resize_px, crop_px) if cropped else crop_px, preprocessing)
     left, top = round((picture.width - crop_px) / 2), round((picture.height - crop_px) / 2)
-    pixels = np.asarray(picture.crop((left, top, left + crop_px, top + crop_px)), dtype=np.uint8)
-    return np.ascontiguousarray(pixels.reshape(crop_px, crop_px, -1).transpose(2, 0, 1))
+    return _array(picture.crop((left, top, left + crop_px, top + crop_px)))
 
 
 def resized(picture: Image.Image, side_px: int, preprocessing: Preprocessing) -> Image.Image:
-    """Returns an opened picture with its shorter side brought to `side_px`, antialiased.
+    """Returns an opened picture with its shorter side brought to `side_px`, antialiased; or, where `preprocessing`
+    squashes or pads, the whole of it as a square of that side.
 
     A strip more than 16 times as long as wide is cut to that ratio first: no central crop sees its ends, and resizing
     them could cost any amount of memory.
     """
+    if preprocessing.resize != "shorter-crop":
+        return squared(picture, preprocessing, side_px)
     width, height = picture.size
     shorter = min(width, height)
     if max(width, height) > _STRIP_RATIO * shorter:
@@ -134,11 +153,35 @@ def resized(picture: Image.Image, side_px: int, preprocessing: Preprocessing) ->
 
 def seen_part(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
     """Returns the part of a picture of `size` (width, height) that `prepare` keeps: left, top, right and bottom, as
-    fractions of the picture's width and height, to within the rounding of a pixel."""
+    fractions of the picture's width and height, to within the rounding of a pixel. With "pad" the borders beside the
+    picture count too, so that they may be below 0 and above 1."""
+    if preprocessing.resize == "squash":
+        return 0.0, 0.0, 1.0, 1.0
     crop_px = preprocessing.img_size
-    kept = min(size) * crop_px / max(preprocessing.resize_px, crop_px)
+    kept = max(size) if preprocessing.resize == "pad" else min(size) * crop_px / max(preprocessing.resize_px, crop_px)
     across, down = (kept / side / 2 for side in size)
     return 0.5 - across, 0.5 - down, 0.5 + across, 0.5 + down
+
+
+def squared(picture: Image.Image, preprocessing: Preprocessing, side_px: int) -> Image.Image:
+    """Returns the whole of an opened picture as a square of `side_px`: squashed, or with borders of the mean colour."""
+    interpolation = _FILTERS[preprocessing.interpolation]
+    if preprocessing.resize == "squash":
+        if picture.height > _STRIP_RATIO * picture.width:  # widened before it is shortened, it could take any memory
+            picture = picture.resize((picture.width, side_px), interpolation)
+        return picture.resize((side_px, side_px), interpolation)
+    scale = side_px / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    colour = preprocessing.mean_colour
+    square = Image.new(picture.mode, (side_px, side_px), colour if len(colour) == 3 else colour[0])
+    square.paste(picture.resize(size, interpolation), ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
+    return square
+
+
+def _array(picture: Image.Image) -> NDArray[np.uint8]:
+    """Returns a picture of mode L or RGB as uint8 [C, H, W], in one piece of memory."""
+    pixels = np.asarray(picture, dtype=np.uint8)
+    return np.ascontiguousarray(pixels.reshape(picture.height, picture.width, -1).transpose(2, 0, 1))
 
 
 def normalise(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

@@ -49,6 +49,26 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Transfer:
+    """How a network learns from the weights that it starts with, part by part: the stem, the stages, the head.
+
+    `head` "auto" keeps the weights' classifier where it is one for the same classes (a bundle's by name, others by
+    number), "new" never does, "keep" insists. The parts up to and including `freeze` never learn ("all": all but the
+    head). Of the others the head begins, alone for `head_epochs`; then the last stage joins, and each part before it
+    `thaw_every_epochs` later (0: all at once). What does not learn keeps its batch norms' statistics; with `batch_norm`
+    "keep" the rest does too. The learning rate falls by `layer_decay` from part to part, from the head to the stem.
+    Source: arXiv:1801.06146, section 3.2 (rates that fall with depth, gradual unfreezing).
+    """
+
+    head: Literal["auto", "new", "keep"] = "auto"
+    freeze: Literal["none", "stem", "stage1", "stage2", "stage3", "stage4", "all"] = "none"
+    head_epochs: int = 0
+    thaw_every_epochs: int = 0
+    batch_norm: Literal["adapt", "keep"] = "adapt"
+    layer_decay: float = 1.0
+
+
+@dataclass(frozen=True)
 class Data:
     """The image set, and how its pictures reach the network.
 
@@ -57,18 +77,29 @@ class Data:
     in pixels that the network sees, `resize_px` the shorter side that a picture is brought to before the centre crop at
     evaluation. A set that is read in a stream (tar shards, Parquet shards that do not fit into memory) is mixed in a
     buffer of `shuffle_buffer` pictures, which each process has for itself.
+
+    A picture reaches its square by `resize`: "shorter-crop" as above, "squash" the whole picture whatever its shape,
+    "pad" the whole picture with its mean colour beside it. `mode` "auto" is the set's own, or what the weights to start
+    from take. With `balanced_sampling` rare classes come more often, in an epoch as long: a class has a share
+    in proportion to its pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With
+    `folds`, number `fold` of so many parts of the training pictures is the validation part.
     """
 
     source: str = "digits"
     img_size: int = 32
     resize_px: int = 32
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    resize: Literal["shorter-crop", "squash", "pad"] = "shorter-crop"
+    mode: Literal["auto", "RGB", "L"] = "auto"
     normalise: Literal["set", "imagenet"] = "set"
     batch_size: int = 128
     eval_batch_size: int = 256
     val_fraction: float = 0.2
     test_fraction: float = 0.0
     split_seed: int = 0
+    folds: int = 0
+    fold: int = 0
+    balanced_sampling: float = 0.0
     on_bad_image: Literal["error", "skip"] = "error"
     workers: int = 0
     shuffle_buffer: int = 10_000
@@ -266,9 +297,12 @@ class Recipe:
     `average_decay` is the decay per step of the moving average of the weights, which is then what is evaluated and kept
     (0: off). `accumulate` splits each batch into so many parts, whose gradients add up to the batch's (0: as few as
     memory needs). With `sync_batch_norm` several processes normalise by the statistics of the batch of all of them.
-    A checkpoint is left after each epoch and, within one, every `save_every_steps` (0: off) and every
-    `save_every_minutes` (0: off). `bce` trains every class as a yes-or-no question (arXiv:2110.00476). `precision`
-    "auto" is bf16 where the hardware computes in it, float32 elsewhere.
+    A checkpoint is left after every `save_every_epochs`, after an epoch with the best scores so far and the last one,
+    and within an epoch every `save_every_steps` (0: off) and every `save_every_minutes` (0: off). A run ends early when
+    its best validation scores are `early_stop_epochs` old (0: off). With `class_weights` a picture's loss counts in
+    proportion to its class's pictures to the power of -`class_weights` (0: all the same; 1: all classes the same).
+    `bce` trains every class as a yes-or-no question (arXiv:2110.00476). `precision` "auto" is bf16 where the hardware
+    computes in it, float32 elsewhere.
     """
 
     name: str = "custom"
@@ -276,6 +310,7 @@ class Recipe:
     seed: int = 0
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
     label_smoothing: float = 0.0
+    class_weights: float = 0.0
     average_decay: float = 0.0
     accumulate: int = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -283,11 +318,14 @@ class Recipe:
     compile: bool = False
     log_every_steps: int = 20
     eval_every_epochs: int = 1
+    early_stop_epochs: int = 0
+    save_every_epochs: int = 1
     save_every_steps: int = 0
     save_every_minutes: float = 10.0
     sync_batch_norm: bool = False
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    transfer: Transfer = field(default_factory=Transfer)
     augment: Augment = field(default_factory=Augment)
     optim: Optim = field(default_factory=Sgd)
     schedule: Schedule = field(default_factory=Cosine)
@@ -308,6 +346,7 @@ ALIASES: Mapping[str, str] = {
     "data": "data.source",
     "batch_size": "data.batch_size",
     "img_size": "data.img_size",
+    "resize": "data.resize",
     "workers": "data.workers",
     "on_bad_image": "data.on_bad_image",
     "lr": "optim.lr",
@@ -321,9 +360,15 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "save_every_steps": (0, math.inf),
     "save_every_minutes": (0, 1e6),
     "label_smoothing": (0, 0.99),
+    "class_weights": (0, 1),
     "average_decay": (0, 0.999999),
     "log_every_steps": (1, math.inf),
     "eval_every_epochs": (1, math.inf),
+    "early_stop_epochs": (0, math.inf),
+    "save_every_epochs": (1, math.inf),
+    "head_epochs": (0, math.inf),
+    "thaw_every_epochs": (0, math.inf),
+    "layer_decay": (0.001, 1),
     "img_size": (4, 4096),
     "resize_px": (4, 8192),
     "batch_size": (1, 1_000_000),
@@ -331,6 +376,9 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "val_fraction": (0, 0.9),
     "test_fraction": (0, 0.9),
     "split_seed": (0, 2**63 - 1),
+    "folds": (0, 100),
+    "fold": (0, 99),
+    "balanced_sampling": (0, 1),
     "workers": (0, 1024),
     "shuffle_buffer": (1, 1_000_000_000),
     "px": (0, 1024),

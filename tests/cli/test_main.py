@@ -21,7 +21,8 @@ from residuum.cli import console, main
 FLAGS = {
     "train": {
         "--data", "-c --recipe", "--model", "--weights", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
-        "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override",
+        "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override", "--resize",
+        "--find-lr", "--folds",
         "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {

@@ -56,6 +56,7 @@ def changed(say: Say, *words: str) -> dict[str, object]:
         (["--workers", "3"], {"data.workers": 3}),
         (["-j", "3"], {"data.workers": 3}),
         (["--on-bad-image", "skip"], {"data.on_bad_image": "skip"}),
+        (["--resize", "pad"], {"data.resize": "pad"}),
         (["--set", "optim.momentum=0.5", "--set", "epochs = 3"], {"optim.momentum": 0.5, "epochs": 3}),
         (["--recipe", "digits", "--data", "synthetic"], {"data.source": "synthetic"}),
     ],
@@ -67,8 +68,7 @@ def test_a_flag_changes_its_key_and_nothing_else(words: list[str], changes: dict
 @pytest.mark.parametrize(
     ("data", "name"),
     [
-        ([], "digits"), (["digits"], "digits"), (["cifar10"], "resnet20_cifar10_fast"), (["photos"], "photos"),
-        (["synthetic"], "photos"),
+        ([], "digits"), (["digits"], "digits"), (["cifar10"], "resnet20_cifar10_fast"), (["synthetic"], "photos"),
     ],
 )  # fmt: skip
 def test_the_recipe_follows_from_the_data(data: list[str], name: str, say: Say) -> None:
@@ -267,3 +267,88 @@ def test_the_device_is_passed_on(say: Say, tmp_path: Path) -> None:
     assert said.code == 2
     assert "'cuda:99' is not on this machine" in said.err
     assert not (tmp_path / "run").exists()
+
+
+def test_photos_offline_start_from_scratch_in_a_word(
+    pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was not asked for by name is no error; the word says which file would have to be where."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    said = say("train", "--data", pictures, "--model", "resnet18", "--offline", "--dry-run", "--json")
+    assert said.code == 0
+    assert said.json["model"]["weights"] == "none"
+    assert "It starts from random weights" in said.err
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in said.err
+    asked = say(
+        "train", "--data", pictures, "--weights", "imagenet", "--model", "resnet18", "--offline", "-o", tmp_path / "r"
+    )
+    assert asked.code == 4
+    assert "resnet18-f37072fd.pth" in asked.err
+    assert not (tmp_path / "r").exists()
+
+
+def test_why_is_said_and_quiet_keeps_it_to_itself(pictures: Path, say: Say) -> None:
+    loud = say("train", "--data", pictures, "--weights", "none", "--dry-run", "--json")
+    assert "data.batch_size = 8: there are 10 training pictures." in loud.err.splitlines()
+    quiet = say("train", "--data", pictures, "--weights", "none", "--dry-run", "--json", "-q")
+    assert (quiet.err, quiet.json) == ("", loud.json)
+
+
+def test_folds_with_a_rate_that_is_found(
+    pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
+    out = tmp_path / "out"
+    words = [
+        "--data",
+        pictures,
+        "--model",
+        "resnet20_cifar",
+        "--img-size",
+        "8",
+        "--epochs",
+        "1",
+        "--set",
+        "model.width=0.25",
+    ]
+    said = say("train", *words, "--folds", "2", "--find-lr", "--out", out)
+    assert said.code == 0, said.err
+    lines = said.out.splitlines()
+    assert re.fullmatch(r"Accuracy +\S+ % \+- \S+ over 2 folds \(\S+, \S+\)", lines[1])
+    assert f"Predictions          {out / 'out_of_fold.csv'}" in lines
+    rates = {tomllib.loads((out / f"fold-{n}" / "recipe.toml").read_text())["optim"]["lr"] for n in (1, 2)}
+    assert len(rates) == 1  # found once
+    assert (out / "fold-1" / "plots" / "lr_search.png").is_file()
+    again = say("train", "--resume", out, "--json", "-q")
+    assert again.json["folds"] == 2
+    assert f"{again.json['top1_mean']:.2f} %" in lines[1]
+    assert say("train", "--resume", out, "--epochs", "3").code == 2
+    assert say("train", "--resume", out, "--folds", "3").code == 2
+
+
+def test_a_square_of_another_kind_is_that_of_every_later_command(
+    pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
+    words = [
+        "--data",
+        pictures,
+        "--model",
+        "resnet20_cifar",
+        "--img-size",
+        "8",
+        "--epochs",
+        "1",
+        "--set",
+        "model.width=0.25",
+    ]
+    for how in ("squash", "pad"):
+        assert say("train", *words, "--resize", how, "-o", tmp_path / how).code == 0
+        assert bundle.read(tmp_path / how / "best")[1]["preprocessing"]["resize"] == how
+        said = say("evaluate", tmp_path / how / "best", "--json")
+        scores = json.loads((tmp_path / how / "scores.json").read_text())
+        assert said.json["loss"] == pytest.approx(scores["loss"], rel=1e-6)
+        held_out = (tmp_path / how / "predictions.csv").read_text().splitlines()[1].split(",")
+        predicted = say("predict", tmp_path / how / "best", held_out[0], "--json").json["predictions"][0]
+        assert predicted["label"] == held_out[2]
+        assert predicted["prob"] == pytest.approx(float(held_out[3]), abs=1e-5)

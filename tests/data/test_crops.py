@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import PIL.Image
@@ -182,3 +183,17 @@ def test_any_size_of_picture_becomes_a_square(size: tuple[int, int], kind: recip
         cropped = crop(lambda _: shown, numbers)
         assert cropped.shape == (3, 24, 24)
         assert cropped.dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    "crop", [recipe.ScaleCrop(min_px=16, max_px=16), recipe.ResizedCrop(area_min=1.0, ratio_max=1.0)]
+)
+@pytest.mark.parametrize("how", ["squash", "pad"])
+def test_random_crops_are_of_the_square_that_evaluation_sees(crop: recipe.Crop, how: str) -> None:
+    """A crop of everything is what evaluation sees of a picture that is larger than that."""
+    seen = replace(preprocessing("RGB", 16), resize=how)  # type: ignore[arg-type]
+    ramp = np.linspace(0, 255, 60)[None, :, None] * np.ones((31, 1, 3))
+    shown = PIL.Image.fromarray(ramp.astype(np.uint8))
+    made = crop_of(crop, seen)
+    found = made(lambda _: shown, np.full(len(made.streams), 0.5))
+    assert np.abs(found.astype(int) - imaging.prepare(shown, seen)).max() <= 16  # resized in two steps, not one

@@ -16,11 +16,12 @@ import pytest
 import torch
 
 from residuum import imaging, recipe
-from residuum.data import loading
-from residuum.data.loading import Batch, EvalLoader, TrainLoader, verify
+from residuum.data import loading, verification
+from residuum.data.loading import Batch, EvalLoader, TrainLoader
 from residuum.data.paths import PathsBuilder
 from residuum.data.randomness import permutation
 from residuum.data.sets import FileSet, ImageSet, ResidentSet
+from residuum.data.verification import verify
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Preprocessing
 
@@ -260,9 +261,9 @@ def test_verify_only_looks_at_the_first_bytes_of_many_files(tmp_path: Path, monk
         (tmp_path / f"{number:03}.jpg").write_bytes(content)
     (tmp_path / "060.jpg").unlink()
     (tmp_path / "070.jpg").write_bytes(encoded(0, "PNG"))
-    monkeypatch.setattr(loading, "DECODED_LIMIT", 99)
+    monkeypatch.setattr(verification, "DECODED_LIMIT", 99)
     assert list(verify(images, "skip")) == [images.name(number) for number in (40, 50, 60)]
-    monkeypatch.setattr(loading, "LOOKED_AT_LIMIT", 99)
+    monkeypatch.setattr(verification, "LOOKED_AT_LIMIT", 99)
     assert verify(images, "error") == {}
 
 

@@ -112,7 +112,7 @@ def test_normalise_gives_the_same_bits_as_imaging(mode: str, channels_last: bool
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 def test_the_mean_colour_is_nearly_zero_once_normalised(mode: str) -> None:
-    fill = transforms.mean_colour(preprocessing(mode))
+    fill = preprocessing(mode).mean_colour
     images = torch.tensor(fill, dtype=torch.uint8)[None, :, None, None].expand(1, -1, 16, 16)
     normalised = Normalise(preprocessing(mode), CPU, True)(images)
     assert normalised.abs().max() <= 0.5 / 255 / min(preprocessing(mode).std) * 1.001

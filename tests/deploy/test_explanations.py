@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,20 @@ def test_the_part_that_is_seen_is_the_one_that_is_prepared(finished: Run, size: 
     assert prepared[0, 1:-1, 1:-1].min() > 100
     assert prepared[0].mean() > 225
     assert (bottom - top) * size[1] == pytest.approx((right - left) * size[0])
+
+
+@pytest.mark.parametrize("size", [(40, 10), (10, 40)])
+def test_borders_that_are_padded_lie_beside_the_picture(finished: Run, size: tuple[int, int]) -> None:
+    from residuum import imaging
+
+    side = max(size)
+    expected = (0.5 - side / size[0] / 2, 0.5 - side / size[1] / 2, 0.5 + side / size[0] / 2, 0.5 + side / size[1] / 2)
+    assert imaging.seen_part(size, replace(finished.preprocessing, resize="pad")) == pytest.approx(expected)
+    assert imaging.seen_part(size, replace(finished.preprocessing, resize="squash")) == (0, 0, 1, 1)
+    values = np.zeros((4, 4), dtype=np.float32)
+    values[0, 0] = 1.0  # in a border
+    peak = Explanation("a.png", "grad-cam", 3, heat=values, seen=expected, size=size).peak
+    assert peak == ((5, 0) if size == (40, 10) else (0, 5))
 
 
 class Read(HTMLParser):

@@ -77,11 +77,25 @@ def test_the_picture_itself_stands_to_the_left() -> None:
     assert both.shape[1] > 200
 
 
+def test_borders_beside_a_picture_are_not_drawn() -> None:
+    """The map is over the padded square; what lies over the picture is its middle."""
+    pixels, values = picture(16, 32, 3), np.zeros((4, 4))
+    values[1:3] = [[1, 0, 0, 0], [0, 0, 0, 1]]
+    padded = np.concatenate([np.zeros((8, 32, 3), np.uint8), pixels, np.zeros((8, 32, 3), np.uint8)])
+    whole = heat.overlay(padded, values)
+    times = whole.shape[0] // 32
+    times_alone = heat.enlarged(pixels).shape[0] // 16
+    alone = heat.overlay(pixels, values, (0.0, -0.5, 1.0, 1.5))
+    middle = whole[8 * times : 24 * times].reshape(16, times, 32, times, 3).mean((1, 3))
+    np.testing.assert_allclose(alone.reshape(16, times_alone, 32, times_alone, 3).mean((1, 3)), middle, atol=30)
+
+
 @pytest.mark.parametrize(
     ("size", "seen"),
     [
         ((8, 8, 1), heat.WHOLE), ((32, 20, 3), heat.WHOLE), ((160, 640, 3), (0.2, 0.0, 0.8, 1.0)),
         ((640, 100, 3), (0.0, 0.4, 1.0, 0.6)), ((1, 30, 3), heat.WHOLE),
+        ((20, 32, 3), (0.0, -0.3, 1.0, 1.3)),
     ],
 )  # fmt: skip
 def test_drawings_of_any_size(size: tuple[int, int, int], seen: heat.Box) -> None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL.Image
@@ -127,6 +127,18 @@ def test_without_a_margin_ten_crops_have_the_papers(img_size: int, square_px: in
     picture = noise(square_px, square_px)
     corner = views_of(picture, replace(PX8, img_size=img_size, resize_px=img_size), "ten")[3]
     np.testing.assert_array_equal(corner, np.asarray(picture)[-img_size:, -img_size:])
+
+
+@pytest.mark.parametrize("resize", ["squash", "pad"])
+def test_what_squashes_or_pads_has_views_of_the_whole_picture(resize: Literal["squash", "pad"]) -> None:
+    """By torchvision: a square of the whole picture at each scale, and its five crops."""
+    how, picture = replace(PX8, resize=resize), noise(18, 30)
+    squares = [imaging.squared(picture, how, round(8 * scale)) for scale in SCALES]
+    for found, square in zip(views_of(picture, how, "multiscale"), squares, strict=True):
+        np.testing.assert_array_equal(found, np.asarray(square))
+    crops = tv.five_crop(imaging.squared(picture, how, 10), [8, 8])
+    for found, crop in zip(views_of(picture, how, "ten"), crops, strict=True):
+        np.testing.assert_array_equal(found, np.asarray(crop))
 
 
 def test_scales_are_the_papers_and_fall_with_the_networks_input() -> None:

@@ -28,13 +28,14 @@ def recipe_of(name: str) -> Recipe:
 def test_two_steps_on_synthetic_pictures(name: str, tmp_path: Path) -> None:
     """The recipe's own step; of its network a quarter of the width, of its batches a few small pictures."""
     wanted = recipe_of(name)
-    small = {"data": "synthetic:10x2x32", "data.batch_size": 4, "data.val_fraction": 0.2}
+    small = {"data": "synthetic:10x2x32", "weights": "none", "data.batch_size": 4, "data.val_fraction": 0.2}
     px = 8 if wanted.model.name.endswith("_cifar") else 32
     small |= {"img_size": px, "data.resize_px": px, "model.width": 0.25}
     run = build(override(wanted, small), tmp_path, torch.device("cpu"))
     before = [parameter.detach().clone() for parameter in run.model.parameters()]
     losses = []
-    run.model.train()
+    run.thawing.begin(run.thawing.all_learn_from)
+    learns = [parameter.requires_grad for parameter in run.model.parameters()]
     for batch in run.train_loader.epoch(0):
         for group in run.optimizer.param_groups:
             group["lr"] = run.schedule((run.step + 0.5) / len(run.train_loader), run.val_errors)
@@ -46,7 +47,8 @@ def test_two_steps_on_synthetic_pictures(name: str, tmp_path: Path) -> None:
     assert torch.tensor(losses).isfinite().all()
     assert losses[0] > 0
     moved = [not torch.equal(old, new) for old, new in zip(before, run.model.parameters(), strict=True)]
-    assert all(moved)
+    assert moved == learns
+    assert all(learns) == (wanted.transfer.freeze == "none")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -80,7 +82,14 @@ def test_the_issues_recipes_are_there() -> None:
         *(f"resnet{n}_imagenet_2015" for n in (18, 34, 50, 101, 152)),
         *(f"plain{n}_imagenet_2015" for n in (18, 34)),
     }
-    assert {"digits", "photos", "resnet20_cifar10_fast", "resnet50_imagenet_strong"} <= set(NAMES)
+    assert {
+        "digits",
+        "photos",
+        "photos_probe",
+        "photos_scratch",
+        "resnet20_cifar10_fast",
+        "resnet50_imagenet_strong",
+    } <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", CIFAR_2015)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,3 +70,28 @@ def test_the_mean_over_pictures_adds_up_from_parts(logits: Tensor, labels: Tenso
     criterion = build(kind, 0.1)  # type: ignore[arg-type]
     parts = [criterion(logits[at], labels[at]) * len(labels[at]) for at in (slice(0, 3), slice(3, 7))]
     torch.testing.assert_close(criterion(logits, labels), sum(parts) / 7)
+
+
+@pytest.mark.parametrize("smoothing", SMOOTHING)
+def test_weights_of_classes_are_torchs_divided_by_the_pictures(
+    logits: Tensor, labels: Tensor, smoothing: float
+) -> None:
+    """Where nothing is smoothed: torch smooths with the weights of all classes, here a picture has one weight."""
+    weights = torch.tensor([0.5, 1.0, 2.0, 0.1, 3.0], dtype=torch.float64)
+    each = functional.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
+    found = build("cross_entropy", smoothing, weights)(logits, labels)
+    torch.testing.assert_close(found, (each * weights[labels]).sum() / len(labels))
+    if smoothing == 0:
+        torchs = functional.cross_entropy(logits, labels, weight=weights, reduction="sum") / len(labels)
+        torch.testing.assert_close(found, torchs)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "bce"])
+def test_weighted_parts_of_a_batch_add_up(logits: Tensor, labels: Tensor, mixed: Tensor, kind: Literal["bce"]) -> None:
+    weights = torch.tensor([0.5, 1.0, 2.0, 0.1, 3.0], dtype=torch.float64)
+    criterion = build(kind, 0.1, weights)
+    for targets in (labels, mixed):
+        parts = sum(criterion(logits[at], targets[at]) * len(logits[at]) for at in (slice(0, 3), slice(3, 7)))
+        torch.testing.assert_close(criterion(logits, targets), parts / 7)
+    same = build(kind, 0.1, torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(same(logits, mixed), build(kind, 0.1)(logits, mixed))

@@ -28,6 +28,7 @@ from residuum.recipe import (
     ScaleCrop,
     Sgd,
     Steps,
+    Transfer,
     TrivialAugment,
 )
 from residuum.training import train
@@ -70,10 +71,12 @@ def test_every_key_is_read_by_the_run_it_belongs_to(
         augment = dataclasses.replace(tiny.augment, crop=crop, policy=policy, start_px=4, **colours)
         epochs = 4 if isinstance(schedule, Plateau) else 1  # scored after epoch 2, a plateau in epoch 3
         wanted = dataclasses.replace(tiny, epochs=epochs, augment=augment, optim=optim, schedule=schedule)
+        wanted = dataclasses.replace(wanted, transfer=Transfer(layer_decay=0.9))
         train.train(wanted, data="synthetic:16x2x8", device="cpu", eval_every_epochs=2)
     keys = {(kind.__name__, f.name) for kind in every_table(Recipe) for f in fields(kind)}
     by_type = {(type(variant).__name__, "name") for variants in VARIANTS for variant in variants}
     by_type |= {("CenterCrop", "name"), ("NoPolicy", "name")}  # a variant's name is its type
+    by_type |= {("Transfer", "head")}  # read where there are weights to start from: see test_transfer
     options = {("Model", f.name) for f in fields(Model) if f.name not in ("name", "weights")}  # read by Model.options
     assert keys - by_type - options - readings == set()
     assert ("Recipe", "epochs") in readings

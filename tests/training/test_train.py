@@ -215,9 +215,9 @@ def test_a_recipe_is_a_name_a_file_or_itself(tmp_path: Path, tiny: Recipe) -> No
 
 
 def test_another_network_does_not_inherit_options_that_it_has_not() -> None:
-    assert choose_recipe("photos", "x", {"model": "resnet34"}).model.options() == {"zero_init_last": True}
-    assert choose_recipe("photos", "x", {"model": "plain18"}).model.options() == {}
-    asked = choose_recipe("photos", "x", {"model": "plain18", "model.drop_path": 0.1})
+    assert choose_recipe("photos_scratch", "x", {"model": "resnet34"}).model.options() == {"zero_init_last": True}
+    assert choose_recipe("photos_scratch", "x", {"model": "plain18"}).model.options() == {}
+    asked = choose_recipe("photos_scratch", "x", {"model": "plain18", "model.drop_path": 0.1})
     assert asked.model.options() == {"drop_path": 0.1}  # to be refused by the network, not forgotten
     with pytest.raises(UsageError, match="no option 'drop_path'"):
         create_model(asked.model.name, **asked.model.options())

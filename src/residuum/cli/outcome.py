@@ -8,6 +8,7 @@ from pathlib import Path
 
 from residuum.cli import console
 from residuum.evaluation.metrics import wilson_interval
+from residuum.training.folds import PREDICTIONS, Folds
 from residuum.training.run import Run
 
 _PARTS = {"test": "Test", "val": "Validation", "train": "Training"}
@@ -55,6 +56,22 @@ def in_words(run: Run) -> str:
         lines.insert(2, _line("", _WARNINGS[part]))
     if run.skipped:
         lines.insert(-1, _line("Skipped", f"{len(run.skipped):,} pictures that cannot be used; the report lists them"))
+    return "\n".join(lines)
+
+
+def of_folds_in_words(done: Folds) -> str:
+    """Returns the result of a cross-validation as a few lines."""
+    found = done.as_dict()
+    each = ", ".join(f"{top1:.1f}" for top1 in done.top1)
+    lines = [
+        "",
+        _line(
+            "Accuracy", f"{found['top1_mean']:.2f} % +- {found['top1_std']:.2f} over {found['folds']} folds ({each})"
+        ),
+        _line("", "Each on pictures that it was not trained on; these also chose the epoch that was kept."),
+        _line("Folder", f"{done.folder}"),
+        _line("Predictions", f"{done.folder / PREDICTIONS}"),
+    ]
     return "\n".join(lines)
 
 

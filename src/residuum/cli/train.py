@@ -1,11 +1,15 @@
 """Trains a network and leaves a run folder: the model, its scores, plots and a report.
 
-Without arguments it trains on handwritten digits. With --data FOLDER it trains on photos, one folder for each class.
-What the flags do not name is decided by the recipe.
+Without arguments it trains on handwritten digits. With --data FOLDER it trains on photos, one folder for each class,
+from weights that know ImageNet where these can be had, and says which values it chose and why. What neither the flags
+nor the pictures decide is decided by the recipe.
 
 examples:
   residuum train
-  residuum train --data my_photos --epochs 30
+  residuum train --data my_photos
+  residuum train --data my_photos --recipe photos_probe
+  residuum train --data my_photos --epochs 30 --find-lr
+  residuum train --data my_photos --folds 5
   residuum train --recipe resnet20_cifar10_fast --data cifar10 --seed 1
   residuum train --data my_photos --model resnet50 --weights imagenet
   residuum train --recipe mine.toml --set optim.lr=0.05 --set augment.mixup=0.2
@@ -19,7 +23,19 @@ import argparse
 
 from residuum.cli import console, flags
 
-_KEYS = ("model", "weights", "epochs", "batch_size", "img_size", "lr", "seed", "precision", "workers", "on_bad_image")
+_KEYS = (
+    "model",
+    "weights",
+    "epochs",
+    "batch_size",
+    "img_size",
+    "resize",
+    "lr",
+    "seed",
+    "precision",
+    "workers",
+    "on_bad_image",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "pictures in an update (auto: the recipe's, in as many parts as memory needs)"
     add("-b", "--batch-size", metavar="N|auto", help=text)
     add("--img-size", metavar="PX", help="the side, in pixels, of what the network sees")
+    text = "how a picture becomes a square: shorter-crop (its middle), squash (whatever its shape), pad (with borders)"
+    add("--resize", metavar="HOW", help=text)
     add("--lr", metavar="RATE", help="the highest learning rate")
+    add("--find-lr", action="store_true", help="choose the learning rate by a short trial with a rising one")
+    text = "cross-validate: train N times, each time without another N-th of the pictures, which then measures"
+    add("--folds", type=flags.whole_number(2), metavar="N", help=text)
     add("--seed", metavar="N", help="where all randomness starts")
     add("--precision", metavar="FORMAT", help="number format to compute in: auto, fp32, bf16, fp16")
     add("-j", "--workers", metavar="N", help="threads that decode pictures (0: chosen by the processor)")
@@ -48,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "with --resume: go on even with another network or other pictures than it was started with"
     add("--override", action="store_true", help=text)
     flags.add_device(parser)
-    add("--dry-run", action="store_true", help="print the recipe that would run, and leave; no picture is opened")
+    add("--dry-run", action="store_true", help="print the recipe that would run, and leave; nothing is downloaded")
     add("--offline", action="store_true", help="use no network: fail instead of downloading a set or weights")
     flags.add_accept_license(parser)
     flags.add_json(parser, "the result (with --dry-run: the recipe)")
@@ -64,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
     changes = changes_of(arguments, _KEYS)
     if arguments.dry_run:
         return _show(arguments, changes)
+    if arguments.folds is not None or _is_cross_validation(arguments.resume):
+        return _cross_validate(arguments, changes)
     from residuum.cli import progress
     from residuum.distributed import announced
     from residuum.training.train import train
@@ -78,6 +101,7 @@ def run(arguments: argparse.Namespace) -> int:
             override=arguments.override,
             device=arguments.device,
             listener=listener,
+            find_lr=arguments.find_lr,
             changes=changes,
         )
     if not done.world.is_main:
@@ -91,10 +115,55 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _is_cross_validation(resume: str | None) -> bool:
+    if resume is None:
+        return False
+    from pathlib import Path
+
+    from residuum.training.folds import is_cross_validation
+
+    return is_cross_validation(Path(resume))
+
+
+def _cross_validate(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
+    from residuum.cli import outcome, progress
+    from residuum.errors import UsageError
+    from residuum.training.folds import cross_validate
+
+    if arguments.resume is not None:
+        given = [
+            *changes,
+            *(flag for flag in ("folds", "out", "recipe", "data") if getattr(arguments, flag) is not None),
+        ]
+        if given or arguments.find_lr or arguments.override:
+            raise UsageError(
+                "A cross-validation that is resumed goes on as it began.",
+                expected="Expected --resume FOLDER alone.",
+                hint=f"Go on with: residuum train --resume {arguments.resume}",
+            )
+    with progress.training(quiet=arguments.quiet, verbose=arguments.verbose) as listener:
+        done = cross_validate(
+            arguments.recipe,
+            folds=arguments.folds or 0,
+            data=arguments.data,
+            out=arguments.out,
+            resume=arguments.resume,
+            device=arguments.device,
+            listener=listener,
+            find_lr=arguments.find_lr,
+            changes=changes,
+        )
+    if arguments.json:
+        console.answer_json(done.as_dict())
+    else:
+        console.answer(outcome.of_folds_in_words(done))
+    return 0
+
+
 def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     from residuum import recipe
     from residuum.errors import UsageError
-    from residuum.training.choose import choose_recipe
+    from residuum.training.choose import choose
 
     if arguments.resume is not None:
         raise UsageError(
@@ -102,7 +171,9 @@ def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
             expected="Expected one of the two: a resumed run has its recipe already.",
             hint=f"See that recipe in: {arguments.resume}/recipe.toml",
         )
-    chosen = choose_recipe(arguments.recipe, arguments.data, changes)
+    chosen, reasons = choose(arguments.recipe, arguments.data, changes, download=False)
+    for reason in () if arguments.quiet else reasons:
+        console.note(reason)
     if arguments.json:
         console.answer_json(recipe.to_dict(chosen))
     else:

@@ -62,6 +62,8 @@ class ScaleCrop:
         scale, at_y, at_x = numbers.tolist()
         shorter_px = self.min_px + int(scale * (self.max_px - self.min_px + 1))
         picture = open_picture(shorter_px)
+        if self.preprocessing.resize != "shorter-crop":
+            picture = imaging.squared(picture, self.preprocessing, shorter_px)
         side_px, ratio = self.preprocessing.img_size, shorter_px / min(picture.size)
         width, height = (max(shorter_px, round(side * ratio)) for side in picture.size)
         x, y = int(at_x * (width - side_px + 1)), int(at_y * (height - side_px + 1))
@@ -89,13 +91,23 @@ class ResizedCrop:
 
     def __call__(self, open_picture: Opener, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
         side_px = self.preprocessing.img_size
-        first_px = self._tries(numbers)[0][2]
+        tries = self._tries(numbers)
+        if self.preprocessing.resize != "shorter-crop":
+            return self._of_a_square(open_picture, max(needed_px for _, _, needed_px in tries), numbers)
+        first_px = tries[0][2]
         picture = open_picture(first_px)
         box, needed_px = self.part(picture, numbers)
         if first_px <= min(picture.size) < needed_px:  # a later try's smaller part may need a larger scale
             picture = open_picture(needed_px)
             box, _ = self.part(picture, numbers)
         return _array(picture.crop(box).resize((side_px, side_px), _filter(self.preprocessing)))
+
+    def _of_a_square(self, open_picture: Opener, needed_px: int, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
+        picture = open_picture(needed_px)
+        square = imaging.squared(picture, self.preprocessing, min(needed_px, max(picture.size)))
+        box, _ = self.part(square, numbers)
+        side_px = self.preprocessing.img_size
+        return _array(square.crop(box).resize((side_px, side_px), _filter(self.preprocessing)))
 
     def part(self, picture: PIL.Image.Image, numbers: NDArray[np.float64]) -> tuple[tuple[int, int, int, int], int]:
         """Returns left, top, right, bottom, and the picture's shorter side in pixels that suffices for this part."""

@@ -12,14 +12,14 @@ Shapes: N pictures of C channels, S x S pixels; S = img_size.
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -27,30 +27,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residuum import imaging, recipe
+from residuum.data.balance import balanced_order
 from residuum.data.crops import CenterCrop, Crop, crop_of
 from residuum.data.order import shares
 from residuum.data.randomness import Draws, permutation
-from residuum.data.sets import FileSet, ImageSet, ResidentSet, StreamedSet, opened, refuse_if_many_bad
+from residuum.data.sets import ImageSet, ResidentSet, StreamedSet
 from residuum.data.transforms import Normalise, stages_of
+from residuum.data.verification import OnBadImage, take_note
 from residuum.distributed import ALONE, World
 from residuum.errors import DataError, PictureError, RecipeError
 from residuum.imaging import Preprocessing
 from residuum.threads import cores
 
-OnBadImage = Literal["error", "skip"]
 Indices = NDArray[np.int64]
 Fed = Generator[tuple[Tensor, Indices], None, None]
 """uint8 [N, C, S, S] on the device and the indices of its pictures, batch by batch."""
 
-DECODED_LIMIT = 10_000
-"""The most pictures of a set that `verify` decodes before the first update."""
-
-LOOKED_AT_LIMIT = 100_000
-"""The most files of a set whose first bytes `verify` looks at."""
-
 _AHEAD = 3  # batches that are being decoded while one is in use
-_READERS = 8  # threads that wait for a disk or a network, not for a core
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"II", b"MM")  # of imaging.FORMATS
 _PREPARED_BYTES = (
     2**31
 )  # a resident set that would need more memory than this once prepared is prepared picture by picture
@@ -73,6 +66,8 @@ class TrainLoader:
 
     Of a streamed set the order follows its shards and is mixed in a shuffle buffer; what each process takes of each
     batch is then its own part of the shards.
+
+    With `data.balanced_sampling`, rare classes come more often: an epoch is as long, but not all of the pictures.
 
     A last batch without two pictures for every process is left out, because batch norm needs two (unless `batch_size`
     is 1). `skipped` is the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its
@@ -100,11 +95,13 @@ class TrainLoader:
         self.skipped: dict[str, str] = {}
         self._images, self._buffer = images, data.shuffle_buffer
         self._dealt_to: dict[int, int] = {}
+        self._balance = data.balanced_sampling
         self._size, self._seed, self._device, self._world = data.batch_size, seed, device, world
         self._labels, self._count = images.labels, len(images)
         self._fewest = min(2, data.batch_size) * world.size
         self._stages = stages_of(augment, preprocessing)
-        self._normalise = Normalise(preprocessing, device, channels_last)
+        self._normalise: Callable[[Tensor], Tensor] = Normalise(preprocessing, device, channels_last)
+        self._pictures: TrainLoader | None = None
         crop = crop_of(augment.crop, preprocessing)
         workers = data.workers or default_workers(device, world.local_size)
         self._feed = _feed(
@@ -122,6 +119,12 @@ class TrainLoader:
                 expected=f"Expected at least {self._fewest}: a batch is shared, and batch norm needs two pictures.",
                 hint="Start fewer processes, or use a larger --batch-size.",
             )
+        if self._balance and isinstance(images, StreamedSet):
+            raise RecipeError(
+                "data.balanced_sampling is not for a set that is read in a stream: its pictures come shard by shard.",
+                expected="Expected 0.",
+                hint="Count the pictures of rare classes for more instead: --set class_weights=0.5",
+            )
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""
@@ -136,10 +139,25 @@ class TrainLoader:
         batches = [batch[shares(len(batch), self._world.size)[self._world.rank]] for batch in whole]
         with closing(self._feed.batches(batches, self._seed, epoch)) as fed:
             for number, (images, indices) in enumerate(fed, start):
-                draws = Draws(self._seed, epoch, indices)
+                draws = Draws(self._seed, epoch, indices)  # of which each time that a picture comes has its own
+                indices = indices % self._count
                 for stage in self._stages if len(indices) else ():  # bad pictures may leave none
                     images = stage(images, draws)
                 yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
+
+    def over(self, vectors: Tensor, known: NDArray[np.bool_]) -> TrainLoader:
+        """Returns a loader of the same order whose batches hold rows of `vectors` [N, D], as they are, for `images`.
+
+        Pictures that are not `known` [N] have none, and are left out. `pictures` is this loader.
+        """
+        other = copy.copy(self)
+        other._pictures, other._feed, other._stages, other._normalise = self, _VectorFeed(vectors, known), [], _as_it_is
+        return other
+
+    @property
+    def pictures(self) -> TrainLoader:
+        """The loader of the pictures themselves."""
+        return self._pictures or self
 
     def dealt_to(self, epoch: int) -> int:
         """Returns for how many processes the order of `epoch` was made, which matters for streamed sets."""
@@ -150,6 +168,8 @@ class TrainLoader:
         self._dealt_to[epoch] = processes
 
     def _order(self, epoch: int) -> Indices:
+        if self._balance:
+            return balanced_order(self._labels, self._balance, self._seed, epoch)
         if not isinstance(self._images, StreamedSet):
             return permutation(self._count, self._seed, epoch)
         return self._images.order(
@@ -181,7 +201,7 @@ class EvalLoader:
         self.skipped: dict[str, str] = {}
         self._size, self._device, self._world = batch_size, device, world
         self._labels, self._count = images.labels, len(images)
-        self._normalise = Normalise(preprocessing, device, channels_last)
+        self._normalise: Callable[[Tensor], Tensor] = Normalise(preprocessing, device, channels_last)
         crop = CenterCrop(preprocessing)
         workers = workers or default_workers(device, world.local_size)
         self._feed = _feed(images, crop, preprocessing, device, workers, on_bad_image, self.skipped, of or len(images))
@@ -189,6 +209,12 @@ class EvalLoader:
     def __len__(self) -> int:
         """The number of batches, of all processes together."""
         return -(-self._count // self._size)
+
+    def over(self, vectors: Tensor, known: NDArray[np.bool_]) -> EvalLoader:
+        """As `TrainLoader.over`."""
+        other = copy.copy(self)
+        other._feed, other._normalise = _VectorFeed(vectors, known), _as_it_is
+        return other
 
     @property
     def rounds(self) -> int:
@@ -219,8 +245,21 @@ class _ResidentFeed:
 
     def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:  # noqa: ARG002 (no randomness)
         for indices in batches:
-            places = torch.from_numpy(indices).to(self._pixels.device, non_blocking=True)
+            places = torch.from_numpy(indices % len(self._pixels)).to(self._pixels.device, non_blocking=True)
             yield self._pixels.index_select(0, places).permute(0, 3, 1, 2), indices
+
+
+class _VectorFeed:
+    """`vectors` [N, D] on the device, of which those that are `known` [N] are gathered."""
+
+    def __init__(self, vectors: Tensor, known: NDArray[np.bool_]) -> None:
+        self._vectors, self._known = vectors, known
+
+    def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:  # noqa: ARG002 (no randomness)
+        for batch in batches:
+            indices = batch[self._known[batch % len(self._known)]]
+            places = torch.from_numpy(indices % len(self._known)).to(self._vectors.device, non_blocking=True)
+            yield self._vectors.index_select(0, places), indices
 
 
 class _DecodingFeed:
@@ -261,7 +300,10 @@ class _DecodingFeed:
             (len(draws.indices), *self._shape), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
         )
         rows, numbers = pixels.numpy(), draws.table(self._crop.streams)
-        futures = [pool.submit(self._decode, int(i), numbers[at], rows[at]) for at, i in enumerate(draws.indices)]
+        futures = [
+            pool.submit(self._decode, int(i) % len(self._images), numbers[at], rows[at])
+            for at, i in enumerate(draws.indices)
+        ]
         return pixels, draws.indices, futures
 
     def _decode(self, index: int, numbers: NDArray[np.float64], row: NDArray[np.uint8]) -> PictureError | None:
@@ -284,50 +326,8 @@ class _DecodingFeed:
         return pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
 
 
-def verify(images: ImageSet, on_bad_image: OnBadImage, of: int | None = None) -> dict[str, str]:
-    """Returns the reason for each picture of the set, by name, that is known not to be usable, in the set's order.
-
-    Every picture of a set of up to 10,000 is decoded, so that a bad one is known before the first update. Of up to
-    100,000 files only the first bytes are read, and what does not begin like a picture is decoded. In a larger set a
-    bad picture is met when its turn comes. A resident set has none. JPEG is decoded at an eighth of its size, which
-    reads all of its data.
-
-    Raises:
-        PictureError: the first picture that cannot be used, where `on_bad_image` is "error".
-        DataError: more than 5 % of `of` pictures (by default, of the set's) cannot be used.
-    """
-    skipped: dict[str, str] = {}
-    if isinstance(images, ResidentSet):
-        return skipped
-    suspects = np.arange(len(images) if len(images) <= DECODED_LIMIT else 0)
-    if isinstance(images, FileSet) and DECODED_LIMIT < len(images) <= LOOKED_AT_LIMIT:
-        suspects = _suspects(images)
-    for _, found in opened(images, suspects, at_least_px=1):
-        if isinstance(found, PictureError):
-            take_note([found], on_bad_image, skipped, of or len(images))
-    return skipped
-
-
-def _suspects(images: FileSet) -> Indices:
-    """Returns the indices of the files that cannot be read or do not begin like a picture."""
-
-    rows = np.arange(len(images)) if images.rows is None else images.rows
-
-    def looked_at(part: Indices) -> list[int]:
-        suspects = []
-        for index in part.tolist():
-            try:
-                with Path(images.paths[int(rows[index])]).open("rb") as file:
-                    begins_well = file.read(8).startswith(_SIGNATURES)
-            except (OSError, ValueError):
-                begins_well = False
-            if not begins_well:
-                suspects.append(index)
-        return suspects
-
-    with ThreadPoolExecutor(_READERS) as pool:
-        found = pool.map(looked_at, np.array_split(np.arange(len(images)), 1 + len(images) // 1000))
-        return np.array([index for part in found for index in part], dtype=np.int64)
+def _as_it_is(images: Tensor) -> Tensor:
+    return images
 
 
 def default_workers(device: torch.device, processes: int = 1) -> int:
@@ -373,11 +373,3 @@ def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:
     return torch.from_numpy(labels[indices]).to(device, non_blocking=True)
-
-
-def take_note(bad: Sequence[PictureError], on_bad_image: OnBadImage, skipped: dict[str, str], count: int) -> None:
-    """Adds bad pictures of `count` to `skipped`, or raises."""
-    if on_bad_image == "error":
-        raise bad[0]
-    skipped.update((error.name, error.reason) for error in bad)
-    refuse_if_many_bad(skipped, count)

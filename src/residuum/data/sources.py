@@ -17,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from residuum import recipe
 from residuum.data import builtin, cifar, folders, parquet, patterns, tables, tar
-from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, stratified_split
+from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, folds_of, stratified_split
 from residuum.data.paths import displayed
 from residuum.data.sets import (
     ImageSet,
@@ -55,7 +56,8 @@ def open_parts(data: recipe.Data) -> Parts:
     pictures.
 
     `val_fraction` and `test_fraction` are both shares of the training pictures as they were found. Held-out pictures
-    are drawn class by class from `data.split_seed`; the test part does not depend on `val_fraction`. Sets of small
+    are drawn class by class from `data.split_seed`; the test part does not depend on `val_fraction`. With `data.folds`
+    one of them is the validation part; what was that before is the test part, if there is no other. Sets of small
     pictures of one size are decoded here, once; with `on_bad_image = "error"` a bad picture among them ends it here
     too.
 
@@ -70,6 +72,8 @@ def open_parts(data: recipe.Data) -> Parts:
     skipped: dict[str, str] = {}
     total = sum(map(len, parts.values()))
     loaded = {name: _load(part, data, skipped, total) for name, part in parts.items()}
+    if data.mode != "auto":
+        loaded = {name: in_mode(part, data.mode) for name, part in loaded.items()}
     record: dict[str, object] = {
         "source": data.source,
         "kind": found.kind,
@@ -83,6 +87,16 @@ def open_parts(data: recipe.Data) -> Parts:
         **found.notes,
     }
     return Parts(loaded["train"], loaded.get("val"), loaded.get("test"), record)
+
+
+def parts_in_mode(parts: Parts, mode: Mode) -> Parts:
+    """Returns the same parts with their pictures in `mode`."""
+    return replace(
+        parts,
+        train=in_mode(parts.train, mode),
+        val=None if parts.val is None else in_mode(parts.val, mode),
+        test=None if parts.test is None else in_mode(parts.test, mode),
+    )
 
 
 def open_single(source: str, split: str | None, classes: Sequence[str] | None, *, mode: Mode | None = None) -> ImageSet:
@@ -196,7 +210,13 @@ def _divide(found: Found, data: recipe.Data) -> tuple[dict[PartName, ImageSet], 
     """Returns the parts, what is missing held out of the training pictures, and a record of how."""
     parts: dict[PartName, ImageSet] = {name: part for name, part in found.parts.items() if len(part)}
     total = len(parts["train"])
-    wanted: dict[PartName, float] = {"test": data.test_fraction, "val": data.val_fraction}
+    val_fraction = data.val_fraction
+    if data.folds or data.fold:
+        val_fraction = 0.0
+        former = parts.pop("val", None)
+        if former is not None:
+            parts.setdefault("test", former)
+    wanted: dict[PartName, float] = {"test": data.test_fraction, "val": val_fraction}
     held = {name: fraction for name, fraction in wanted.items() if name not in parts and fraction > 0}
     if sum(held.values()) >= 1:
         raise UsageError(
@@ -210,13 +230,33 @@ def _divide(found: Found, data: recipe.Data) -> tuple[dict[PartName, ImageSet], 
         kept, out = stratified_split(train.labels, share, data.split_seed, _SPLIT_STREAM[name])
         if len(out):
             parts["train"], parts[name] = subset(train, kept), subset(train, out)
-    ordered = {name: parts[name] for name in ORDER if name in parts}
     how: dict[str, object] = {
         "seed": data.split_seed,
         "held_out": {name: fraction for name, fraction in held.items() if name in parts},
         "found": [name for name in ORDER if name in found.parts],
     }
-    return ordered, how
+    if data.folds or data.fold:
+        parts["train"], parts["val"] = _fold(parts["train"], data)
+        how |= {"fold": data.fold, "folds": data.folds}
+    return {name: parts[name] for name in ORDER if name in parts}, how
+
+
+def _fold(train: ImageSet, data: recipe.Data) -> tuple[ImageSet, ImageSet]:
+    """Returns the training pictures without fold number `data.fold` of `data.folds`, and that fold."""
+    if data.folds < 2 or data.fold >= data.folds:
+        raise UsageError(
+            f"There is no fold {data.fold} of {data.folds}.",
+            expected="Expected at least 2 folds, counted from 0.",
+            hint="Train on each of them in turn with: residuum train --folds 5",
+        )
+    if len(train) < data.folds:
+        raise DataError(
+            f"{len(train):,} pictures cannot be dealt out to {data.folds} folds.",
+            expected="Expected at least as many pictures as folds.",
+            hint="Use fewer folds.",
+        )
+    place = folds_of(train.labels, data.folds, data.split_seed)
+    return subset(train, np.flatnonzero(place != data.fold)), subset(train, np.flatnonzero(place == data.fold))
 
 
 def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: int) -> ImageSet:
@@ -243,7 +283,7 @@ def _digest(images: ImageSet, source: str) -> str:
 
 
 def _split_warnings(parts: dict[PartName, ImageSet], data: recipe.Data) -> list[str]:
-    wanted = {"val": data.val_fraction, "test": data.test_fraction}
+    wanted = {"val": 0.0 if data.folds else data.val_fraction, "test": data.test_fraction}
     return [
         f"There are too few pictures to hold out {fraction:g} of them: there is no '{name}' part."
         for name, fraction in wanted.items()

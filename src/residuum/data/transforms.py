@@ -56,7 +56,7 @@ def stages_of(augment: recipe.Augment, preprocessing: Preprocessing) -> list[Sta
                 expected="Expected 0 for pictures of one channel.",
                 hint=f"Set augment.{key}=0.",
             )
-    fill = mean_colour(preprocessing)
+    fill = preprocessing.mean_colour
     stages: list[Stage] = []
     if isinstance(augment.crop, recipe.PadCrop) and augment.crop.px:
         stages.append(PaddedCrop(augment.crop.px, fill))
@@ -81,11 +81,6 @@ def stages_of(augment: recipe.Augment, preprocessing: Preprocessing) -> list[Sta
     if augment.erasing:
         stages.append(Erasing(augment.erasing, fill))
     return stages
-
-
-def mean_colour(preprocessing: Preprocessing) -> tuple[int, ...]:
-    """Returns the mean colour as uint8 values, one per channel."""
-    return tuple(round(255 * mean) for mean in preprocessing.mean)
 
 
 @dataclass(frozen=True)

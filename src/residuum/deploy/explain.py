@@ -47,15 +47,16 @@ class Explanation:
 
     @property
     def peak(self) -> tuple[int, int] | None:
-        """The pixel (x, y) of the picture that speaks most for the class, to within a place of the map; None where
-        nothing does."""
+        """The pixel (x, y) of the picture that speaks most for the class, to within a place of the map, or the nearest
+        to it where that is a border beside the picture; None where nothing does."""
         if self.heat is None or not self.heat.max() > 0:
             return None
         row, column = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
         left, top, right, bottom = self.seen
         x = left + (right - left) * (int(column) + 0.5) / self.heat.shape[1]
         y = top + (bottom - top) * (int(row) + 0.5) / self.heat.shape[0]
-        return int(x * self.size[0]), int(y * self.size[1])
+        width, height = self.size
+        return min(max(0, int(x * width)), width - 1), min(max(0, int(y * height)), height - 1)
 
     def as_dict(self) -> dict[str, object]:
         """The explanation in JSON's types, without the map."""

@@ -64,6 +64,8 @@ def overlay(pixels: NDArray[np.uint8], heat: NDArray[np.floating], seen: Box = W
     height, width = rows.stop - rows.start, columns.stop - columns.start
     fine = Image.fromarray(relative(heat).astype(np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     strength = np.asarray(fine, dtype=np.float64).clip(0, 1)
+    strength = strength[max(0, -rows.start) :, max(0, -columns.start) :][: base.shape[0], : base.shape[1]]
+    rows, columns = slice(max(0, rows.start), rows.stop), slice(max(0, columns.start), columns.stop)  # without borders
     opacity = _OPACITY * strength[:, :, None]
     colours = mpl.colormaps[COLOURS](strength)[:, :, :3]
     drawn[rows, columns] = (1 - opacity) * _DIM * base[rows, columns, None] + opacity * colours
@@ -103,15 +105,14 @@ def draw_explanation(
     left, right = figure.subplots(1, 2)
     left.imshow(shown[:, :, 0] if shown.shape[2] == 1 else shown, cmap="gray", vmin=0, vmax=255)
     right.imshow(overlay(pixels, heat, seen))
-    if seen != WHOLE:
+    framed = max(seen[:2]) > 0 or min(seen[2:]) < 1
+    if framed:
         x0, y0, x1, y1 = (part * side for part, side in zip(seen, (width, height, width, height), strict=True))
         for colour, style in (("white", "-"), (INK, (0, (4, 4)))):
             frame = Rectangle((x0 - 0.5, y0 - 0.5), x1 - x0, y1 - y0, fill=False, ec=colour, lw=1.2, ls=style)
             frame.set_clip_on(False)
             left.add_patch(frame)
-    _title(
-        left, said, short(name.replace("\\", "/").rsplit("/", 1)[-1], 40) + ("" if seen == WHOLE else " (framed: seen)")
-    )
+    _title(left, said, short(name.replace("\\", "/").rsplit("/", 1)[-1], 40) + (" (framed: seen)" if framed else ""))
     _title(right, f"what speaks for {asked}", how if heat.max() > 0 else f"{how}: nothing does")
     scale = ScalarMappable(Normalize(0, 1), COLOURS)
     bar = figure.colorbar(scale, ax=right, shrink=0.85, aspect=24, pad=0.03, ticks=(0, HALF, 1))

@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum import hardware
-from residuum.data.loading import EvalLoader, OnBadImage
+from residuum.data.loading import EvalLoader
 from residuum.data.sets import ImageSet, in_mode
 from residuum.data.sources import find, part_name
+from residuum.data.verification import OnBadImage
 from residuum.distributed import ALONE, announced
 from residuum.errors import DataError, UsageError
 from residuum.evaluation import metrics, neighbours

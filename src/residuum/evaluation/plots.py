@@ -157,6 +157,23 @@ def draw_calibration(bins: CalibrationBins) -> bytes:
     return png(figure)
 
 
+def draw_lr_search(rates: Sequence[float], losses: Sequence[float], averages: Sequence[float], chosen: float) -> bytes:
+    """Draws the loss against a rising learning rate, and the rate that was chosen. Shapes: [S] each."""
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, ".", color=QUIET, alpha=0.6, ms=5, label="loss of a step")
+    axes.plot(rates, averages, "-", color=BLUE, linewidth=2, label="moving average")
+    axes.axvline(chosen, color=VERMILION, linestyle="--", linewidth=1.8, label=f"chosen: {chosen:g}")
+    axes.set_xscale("log")
+    axes.set_xlabel("learning rate", color=QUIET)
+    axes.set_ylabel("loss", color=QUIET)
+    least, most = min(averages), max(averages[: max(len(averages) // 2, 1)])
+    axes.set_ylim(least - 0.2 * (most - least) - 1e-3, most + 0.8 * (most - least) + 1e-3)
+    _plain(axes)
+    _legend(axes, 3)
+    return png(figure)
+
+
 def short(text: str, length: int) -> str:
     """Returns `text` on one line and at most so long, its middle left out."""
     line = " ".join(text.encode("utf-8", "replace").decode("utf-8").split()) or "?"

@@ -12,10 +12,11 @@ import torch
 from torch import nn
 
 from residuum import hardware, recipe
-from residuum.data.loading import EvalLoader, OnBadImage
+from residuum.data.loading import EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
 from residuum.data.sources import open_parts, open_single
+from residuum.data.verification import OnBadImage
 from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Batch, Predictions, Scores

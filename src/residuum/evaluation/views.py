@@ -27,9 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from residuum import imaging
-from residuum.data.loading import OnBadImage, default_workers, take_note
+from residuum.data.loading import default_workers
 from residuum.data.sets import ImageSet
 from residuum.data.transforms import Normalise
+from residuum.data.verification import OnBadImage, take_note
 from residuum.distributed import ALONE, World
 from residuum.errors import PictureError
 from residuum.imaging import Preprocessing
@@ -124,7 +125,8 @@ def _answers(network: nn.Module, views: Views, parts: Sequence[Part], mirrored: 
 
 
 def views_of(picture: Image.Image, preprocessing: Preprocessing, kind: Kind) -> list[Pixels]:
-    """Returns the views of an opened picture, without mirrors, in a fixed order; uint8 [h, w, C] each."""
+    """Returns the views of an opened picture, without mirrors, in a fixed order; uint8 [h, w, C] each. Where
+    `preprocessing` squashes or pads, they are of the whole picture as a square."""
     if kind == "one":
         return [imaging.prepare(picture, preprocessing).transpose(1, 2, 0)]
     if kind == "ten":

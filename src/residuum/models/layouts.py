@@ -87,6 +87,15 @@ def classes_in(state_dict: Mapping[str, Tensor]) -> int | None:
     return None
 
 
+def channels_in(state_dict: Mapping[str, Tensor]) -> int | None:
+    """Returns how many channels the pictures of a foreign state dict's network have, or None where nothing says so."""
+    layout = recognise(state_dict)
+    for key, value in state_dict.items():
+        if layout.rename(key) == "stem.conv.weight" and value.ndim == 4:
+            return value.shape[1]
+    return None
+
+
 def load(model: Network, state_dict: Mapping[str, Tensor], source: str = "The weights") -> bool:
     """Loads a foreign state dict, running statistics included; returns whether the classifier is among what it loaded.
 

@@ -39,6 +39,11 @@ class Pretrained:
         """The classes of its classifier; None where there is none in it."""
         return layouts.classes_in(self.state_dict)
 
+    @property
+    def in_channels(self) -> int | None:
+        """The channels of the pictures that its first layer takes; None where there is no such layer in it."""
+        return layouts.channels_in(self.state_dict)
+
     def load_into(self, model: Network) -> str:
         """Loads the weights and returns what was done, in a sentence; the head stays as it is for other classes.
 

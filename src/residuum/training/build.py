@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
-from residuum.data.loading import EvalLoader, TrainLoader, verify
+from residuum.data.balance import class_weights
+from residuum.data.loading import EvalLoader, TrainLoader
 from residuum.data.mixing import mixing_of
 from residuum.data.sets import ImageSet
-from residuum.data.sources import Parts, open_parts, statistics
+from residuum.data.sources import Parts, open_parts, parts_in_mode, statistics
+from residuum.data.verification import verify
 from residuum.distributed import ALONE, World, synchronised
 from residuum.errors import RecipeError
 from residuum.models import create_model, fused, pretrained
 from residuum.models.layers import Network
 from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD
-from residuum.training import averaging, losses, memory, optim, resolution, schedule
+from residuum.training import averaging, losses, memory, optim, resolution, schedule, transfer
 from residuum.training.guard import Norms
 from residuum.training.records import Listener, Records
 from residuum.training.run import Run
@@ -46,11 +50,12 @@ def build(
     with world.one_after_the_other():
         start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
         parts = open_parts(wanted.data)
+    parts, wanted = _as_the_weights_take_them(parts, wanted, start)
     skipped = world.from_main(lambda: _verify(parts, wanted))
     _refuse_patience_without_scores(parts, wanted)
     preprocessing = _preprocessing(parts, wanted.data)
     model_card = _card(parts, wanted, preprocessing)
-    model, shared, origin = _network(model_card, wanted, start, device, world)
+    model, shared, origin = _network(model_card, parts.train.classes, wanted, start, device, world)
     run = Run(
         recipe=wanted,
         folder=folder,
@@ -63,13 +68,14 @@ def build(
         train_loader=_train_loader(parts, wanted, preprocessing, device, world),
         val_loader=eval_loader(parts.val, wanted, preprocessing, device, parts.total, world) if parts.val else None,
         schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
-        criterion=losses.build(wanted.loss, wanted.label_smoothing),
+        criterion=losses.build(wanted.loss, wanted.label_smoothing, _class_weights(parts, wanted, device)),
         resize=resolution.build(wanted.augment, wanted.data.img_size),
         mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
         records=Records(folder, listener, writes=world.is_main),
         model_card=model_card,
         forward=_forward(model, shared, precision, wanted.compile, device),
         shared=shared,
+        thawing=transfer.Thawing(model, wanted.transfer),
         stop=stop or Stop(),
         world=world,
         skipped=skipped,
@@ -77,23 +83,59 @@ def build(
         model=model,
         norms=Norms(model),
         averaged=averaging.build(model, wanted.average_decay),
-        optimizer=optim.build(wanted.optim, model),
+        optimizer=optim.build(wanted.optim, model, wanted.transfer),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
     )
-    if origin:
-        run.records.note(origin)
+    _say(run, origin, run.thawing.in_words())
     if wanted.accumulate == 0:
         memory.fit_batch(run)
     return run
 
 
+def _say(run: Run, *words: str) -> None:
+    for word in filter(None, words):
+        run.records.note(word)
+
+
 def _refuse_patience_without_scores(parts: Parts, wanted: recipe.Recipe) -> None:
-    if parts.val is None and isinstance(wanted.schedule, recipe.Plateau):
+    """Refuses a recipe that waits for validation scores which never come.
+
+    Raises:
+        RecipeError: there are no validation pictures, or they are scored too rarely.
+    """
+    plateau = isinstance(wanted.schedule, recipe.Plateau)
+    if parts.val is None and (plateau or wanted.early_stop_epochs):
+        what = "The schedule 'plateau'" if plateau else "early_stop_epochs"
         raise RecipeError(
-            "The schedule 'plateau' needs validation pictures, and there are none.",
+            f"{what} needs validation pictures, and there are none.",
             expected="Expected data.val_fraction above 0, or a set with a validation part.",
             hint="For example: --set data.val_fraction=0.1",
         )
+    if 0 < wanted.early_stop_epochs < wanted.eval_every_epochs:
+        raise RecipeError(
+            f"The recipe key 'early_stop_epochs' cannot be {wanted.early_stop_epochs}.",
+            expected=f"Expected at least eval_every_epochs, which is {wanted.eval_every_epochs}; 0 is off.",
+            hint=f"For example: --set early_stop_epochs={3 * wanted.eval_every_epochs}",
+        )
+
+
+def _as_the_weights_take_them(
+    parts: Parts, wanted: recipe.Recipe, start: pretrained.Pretrained | None
+) -> tuple[Parts, recipe.Recipe]:
+    """Returns the parts in the mode that the weights' first layer takes, and the recipe that says so, so that a resumed
+    run, which does not look for the weights, has them in it too."""
+    modes: dict[int | None, imaging.Mode] = {1: "L", 3: "RGB"}
+    mode = modes.get(start.in_channels) if start else None
+    if mode is None or wanted.data.mode != "auto" or mode == parts.train.mode:
+        return parts, wanted
+    return parts_in_mode(parts, mode), replace(wanted, data=replace(wanted.data, mode=mode))
+
+
+def _class_weights(parts: Parts, wanted: recipe.Recipe, device: torch.device) -> Tensor | None:
+    if not wanted.class_weights:
+        return None
+    counts = np.bincount(parts.train.labels, minlength=len(parts.train.classes))
+    return torch.from_numpy(class_weights(counts, wanted.class_weights)).to(device, torch.float32)
 
 
 def _card(parts: Parts, wanted: recipe.Recipe, preprocessing: imaging.Preprocessing) -> dict[str, Any]:
@@ -108,6 +150,7 @@ def _card(parts: Parts, wanted: recipe.Recipe, preprocessing: imaging.Preprocess
 
 def _network(
     card: dict[str, Any],
+    classes: Sequence[str],
     wanted: recipe.Recipe,
     start: pretrained.Pretrained | None,
     device: torch.device,
@@ -118,13 +161,15 @@ def _network(
     torch.manual_seed(wanted.seed)
     memory_format = torch.channels_last if wanted.channels_last else torch.contiguous_format
     model = create_model(**card)
-    origin = start.load_into(model) if start else ""
+    origin = start.load_into(model) + transfer.choose_head(model, start, wanted.transfer, classes) if start else ""
     model = model.to(device).to(memory_format=memory_format)
     if wanted.sync_batch_norm and world.size > 1:
         synchronised(model, device)
     if world.size == 1:
         return model, None, origin
-    return model, DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None), origin
+    ids = [device.index] if device.type == "cuda" else None
+    some_wait = transfer.freezes(wanted.transfer, len(model.stages))  # their gradients are not there to be shared
+    return model, DistributedDataParallel(model, device_ids=ids, find_unused_parameters=some_wait), origin
 
 
 def _train_loader(
@@ -193,6 +238,7 @@ def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
         interpolation=data.interpolation,
         mean=mean,
         std=std,
+        resize=data.resize,
     )
 
 

@@ -1,4 +1,8 @@
-"""Which recipe a command means: by name, from a file or from the image set, with single keys changed."""
+"""Which recipe a command means: by name, from a file or from the image set, with single keys changed.
+
+Where the image set alone is named, and it is one of photos, what depends on the pictures is chosen by looking at
+them, and each value is said with its reason (`suit.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,22 +15,25 @@ from residuum import recipe
 from residuum.errors import UsageError
 from residuum.models import MODELS
 from residuum.models._catalog import options_of
-from residuum.recipe import Recipe
+from residuum.recipe import ALIASES, Recipe
 from residuum.recipes import RECIPES
+from residuum.training import suit
 
 DEFAULTS = {"digits": "digits", "cifar10": "resnet20_cifar10_fast", "cifar100": "resnet20_cifar10_fast"}
 """The recipe that `--data` alone means; for anything else it is `photos`."""
 
+PHOTOS, SCRATCH = "photos", "photos_scratch"
+
 
 def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes: Mapping[str, object]) -> Recipe:
-    """Returns the recipe that `train` would run."""
+    """Returns the recipe that was named, with its changes; no picture is looked at."""
     changes = dict(changes)
     for key in ("batch_size", "data.batch_size"):
         if changes.get(key) == "auto":  # what is learned stays what it was; only the parts follow from the memory
             del changes[key]
             changes["accumulate"] = 0
     if wanted is None:
-        wanted = DEFAULTS.get(data or "digits", "photos")
+        wanted = _implied(data)
     if isinstance(wanted, Recipe):
         chosen = wanted
     elif isinstance(wanted, Path) or wanted.endswith(".toml") or (wanted not in RECIPES and Path(wanted).is_file()):
@@ -48,3 +55,42 @@ def choose_recipe(wanted: str | Path | Recipe | None, data: str | None, changes:
             hint="Give one: residuum train --data FOLDER",
         )
     return chosen
+
+
+def choose(
+    wanted: str | Path | Recipe | None, data: str | None, changes: Mapping[str, object], *, download: bool = True
+) -> tuple[Recipe, list[str]]:
+    """Returns the recipe that `train` runs, and a sentence for each of its values that follows from the pictures.
+
+    Without `download` the weights to start from are taken for granted, unless offline.
+
+    Raises:
+        DataError: the pictures cannot be used.
+        WeightsError: weights in a cache are not what they should be.
+    """
+    named = choose_recipe(wanted, data, changes)
+    if wanted is not None or data is None or data in DEFAULTS or _is_synthetic(data):
+        return named, []
+    given = {ALIASES.get(key, key) for key in changes}
+    look = suit.look_at(named)
+    small, why_small = suit.small_network(look, given)
+    weights, why_weights = suit.weights_for({**small, **changes}, named, download=download)
+    base = replace(RECIPES[PHOTOS if weights else SCRATCH].build(), name=PHOTOS)
+    chosen = choose_recipe(
+        base,
+        data,
+        {**small, **({"model.weights": weights} if weights and "model.weights" not in given else {}), **changes},
+    )
+    values, reasons = suit.fit_to_pictures(chosen, look, given)
+    return recipe.override(chosen, values), [*why_small, *why_weights, *reasons]
+
+
+def _is_synthetic(data: str | None) -> bool:
+    return (data or "").split(":", maxsplit=1)[0] == "synthetic"
+
+
+def _implied(data: str | None) -> Recipe:
+    """Returns the recipe that an image set alone means; noise is nothing that other weights know anything of."""
+    if _is_synthetic(data):
+        return replace(RECIPES[SCRATCH].build(), name=PHOTOS)
+    return RECIPES[DEFAULTS.get(data or "digits", PHOTOS)].build()

@@ -23,20 +23,21 @@ from residuum.training.run import Run
 
 
 def fit(run: Run) -> None:
-    """Trains `run` from where it stands to its last epoch, leaving records and checkpoints in `run.folder`."""
-    while run.epoch < run.recipe.epochs:
+    """Trains `run` from where it stands until it goes on no more, leaving records and checkpoints in `run.folder`."""
+    while run.goes_on():
         train_epoch(run)
         if run.val_loader and run.evaluates_now():
             run.world.same(run.averaged.model.state_dict().values())
             batches = run.until_stopped(run.val_loader)
-            scores, _ = evaluate(run.averaged.model, batches, run.classes, run.eval_autocast, run.world)
+            model = run.scored_part(run.averaged.model)  # all of it, by default
+            scores, _ = evaluate(model, batches, run.classes, run.eval_autocast, run.world)
             run.scored(scores)
         run.epoch_done()
 
 
 def train_epoch(run: Run) -> None:
     """The rest of one pass over the training set: all of it, unless the run was resumed within the pass."""
-    run.model.train()
+    run.thawing.begin(run.epoch)
     steps = len(run.train_loader)
     began = started = time.perf_counter()
     images_in_epoch = images_seen = 0

@@ -10,6 +10,9 @@ from torch import nn
 from residuum import recipe
 from residuum.models.layers import Network
 from residuum.training.muon import Muon
+from residuum.training.transfer import parts_of
+
+_ALL_AT_ONCE = recipe.Transfer()
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
@@ -29,11 +32,11 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> 
     return [*groups, {"params": spared, "weight_decay": 0.0}] if spared else groups
 
 
-def build(optim: recipe.Optim, model: Network) -> torch.optim.Optimizer:
+def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_AT_ONCE) -> torch.optim.Optimizer:
     """Returns the recipe's optimizer over the model's parameters."""
     if isinstance(optim, recipe.Muon):
-        return Muon(_muon_groups(optim, model), lr=optim.lr, momentum=optim.momentum)
-    groups = parameter_groups(model, optim.weight_decay, optim.decay_all)
+        return Muon(_divided(_muon_groups(optim, model), model, transfer), lr=optim.lr, momentum=optim.momentum)
+    groups = _divided(parameter_groups(model, optim.weight_decay, optim.decay_all), model, transfer)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if isinstance(optim, recipe.Sgd):
         nesterov = optim.nesterov and optim.momentum > 0  # without momentum it is the same step, and torch refuses it
@@ -50,6 +53,24 @@ def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
     ]
     weights = [weight for weight in model.parameters() if id(weight) in hidden]
     return [{"params": weights, "weight_decay": optim.weight_decay, "orthogonal": True}, *groups]
+
+
+def _divided(groups: list[dict[str, Any]], model: Network, transfer: recipe.Transfer) -> list[dict[str, Any]]:
+    """Returns the groups, where `transfer` needs it split into those of the parts, whose rates fall from the head on.
+
+    A part's parameters begin to learn together, and fused optimizers need the state of a group to begin at once.
+    """
+    if transfer == _ALL_AT_ONCE:
+        return groups
+    parts = parts_of(model)
+    place = {id(parameter): number for number, part in enumerate(parts) for parameter in part.parameters()}
+    split = []
+    for group in groups:
+        for number in range(len(parts)):
+            own = [parameter for parameter in group["params"] if place[id(parameter)] == number]
+            factor = group.get("lr_factor", 1.0) * transfer.layer_decay ** (len(parts) - 1 - number)
+            split += [{**group, "params": own, "lr_factor": factor}] if own else []
+    return split
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
@@ -25,7 +25,7 @@ from residuum.distributed import ALONE, World
 from residuum.errors import DivergedError, ResourceError
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.models.layers import Network
-from residuum.training import averaging, checkpoint, resolution, schedule
+from residuum.training import averaging, checkpoint, resolution, schedule, transfer
 from residuum.training.guard import IN_A_ROW, Norms
 from residuum.training.records import Records
 from residuum.training.stop import Stop
@@ -41,6 +41,10 @@ class Result:
     scores: Scores
     predictions: Predictions
     images: ImageSet
+
+
+def _all_of_it(model: nn.Module) -> nn.Module:
+    return model
 
 
 @dataclass
@@ -65,8 +69,10 @@ class Run:
     model_card: dict[str, Any]
     forward: Callable[[Tensor], Tensor]
     shared: DistributedDataParallel | None
+    thawing: transfer.Thawing
     stop: Stop
     world: World = ALONE
+    scored_part: Callable[[nn.Module], nn.Module] = _all_of_it
 
     model: Network = field(kw_only=True)
     norms: Norms = field(kw_only=True)
@@ -107,6 +113,12 @@ class Run:
     def start_clock(self) -> None:
         """Begins to count training time."""
         self._since, self._saved_at = time.perf_counter(), time.monotonic()
+
+    def goes_on(self) -> bool:
+        """Whether an epoch is to come: the last one is not done, nor `early_stop_epochs` without better scores."""
+        patience = self.recipe.early_stop_epochs
+        waits_in_vain = 0 < patience <= self.epoch - self.best_epoch
+        return self.epoch < self.recipe.epochs and not waits_in_vain
 
     def evaluates_now(self) -> bool:
         """Whether the epoch that ends here is one of those whose validation scores are wanted."""
@@ -276,7 +288,8 @@ class Run:
             self.best, self.best_epoch = reached, self.epoch
         self.note_skipped(self.train_loader.skipped)
         self.records.write(**record)
-        self.save({"val": scores.summary()} if scores else {}, best=better)
+        if better or not self.goes_on() or self.epoch % self.recipe.save_every_epochs == 0:
+            self.save({"val": scores.summary()} if scores else {}, best=better)
 
     def note_skipped(self, found: dict[str, str]) -> None:
         """Adds the bad pictures that any process has found to those of the run."""

@@ -22,7 +22,15 @@ from residuum.training.records import Listener
 from residuum.training.run import Run
 from residuum.training.stop import Stop
 
-FIXED = ("model.", "data.source", "data.val_fraction", "data.test_fraction", "data.split_seed")
+FIXED = (
+    "model.",
+    "data.source",
+    "data.mode",
+    "data.val_fraction",
+    "data.test_fraction",
+    "data.split_seed",
+    "data.fold",  # and `data.folds`
+)
 """The keys that a run keeps for life: its network, and which pictures it learns from. Others may change on the way."""
 
 

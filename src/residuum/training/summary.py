@@ -80,7 +80,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 
 def _as_the_network_sees_them(run: Run) -> list[Picture]:
-    batches = run.train_loader.epoch(0)
+    batches = run.train_loader.pictures.epoch(0)
     batch = next(batches)
     batches.close()  # type: ignore[attr-defined]
     images, targets = run.mix(run.resize(batch.images, 0.0), batch.labels, 0)

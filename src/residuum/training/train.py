@@ -21,8 +21,12 @@ from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
 from residuum.models import saved
 from residuum.recipe import Recipe
+from residuum.recipe import override as override_recipe
 from residuum.training.build import eval_loader
-from residuum.training.choose import choose_recipe
+from residuum.training.choose import choose, choose_recipe
+from residuum.training.embedded import embed_once
+from residuum.training.find_lr import LrSearch
+from residuum.training.find_lr import find_lr as search_lr
 from residuum.training.loop import fit
 from residuum.training.records import Listener
 from residuum.training.run import Result, Run
@@ -43,6 +47,7 @@ def train(
     override: bool = False,
     device: str = "auto",
     listener: Listener | None = None,
+    find_lr: bool = False,
     changes: Mapping[str, object] | None = None,
     **more: object,
 ) -> Run:
@@ -50,9 +55,10 @@ def train(
 
     `recipe` is a name, a TOML file or a Recipe; without one it follows from `data`. Recipe keys are changed by name
     (`epochs=3`, `lr=0.1`) or in the mapping `changes` (`{"optim.momentum": 0.8}`); a `batch_size` of "auto" keeps the
-    recipe's, in as many parts as memory needs. `out` is the run folder, which must be new (default
-    `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, by its own recipe with what the others change;
-    another network or other pictures need `override`. Under torchrun or srun, all processes train together.
+    recipe's, in as many parts as memory needs. With `find_lr` a short trial chooses the learning rate. `out` is the run
+    folder, which must be new (default `runs/<recipe>-<n>`). `resume` is the folder of a run to go on with, by its own
+    recipe with what the others change; another network or other pictures need `override`. Under torchrun or srun, all
+    processes train together.
 
     Raises:
         UsageError: a name, key or value that does not exist, or a run folder that does.
@@ -64,14 +70,14 @@ def train(
         PeerError: another process of this run has failed.
     """
     changes = {**(changes or {}), **more}
-    _refuse_contradictions(resume, out, override)
+    _refuse_contradictions(resume, out, override, find_lr, changes)
     stop = Stop()
     with joined() as world, listening(stop):
         place = hardware.choose_device(device, world.local_rank)
         resume = resume or _earlier_life(recipe, data, out, changes, world)
         created: list[Path] | None = None
         if resume is None:
-            run, created = _begun(choose_recipe(recipe, data, changes), out, place, listener, stop, world)
+            run, created = _begun(recipe, data, changes, find_lr, out, place, listener, stop, world)
         else:
             with _refusals_named(Path(resume)):
                 run = resumed(
@@ -81,8 +87,10 @@ def train(
             with _refusals_named(run.folder):
                 _announce(run)
                 run.start_clock()
+                embed_once(run)
                 with stop.between_steps():
                     fit(run)
+                _say_if_early(run)
         except ResourceError:
             _remove_if_empty_handed(run.folder, created)
             raise
@@ -91,7 +99,15 @@ def train(
     return run
 
 
-def _refuse_contradictions(resume: str | Path | None, out: str | Path | None, override: bool) -> None:
+def _refuse_contradictions(
+    resume: str | Path | None, out: str | Path | None, override: bool, find_lr: bool, changes: Mapping[str, object]
+) -> None:
+    if find_lr and (resume is not None or {"lr", "optim.lr"} & changes.keys()):
+        raise UsageError(
+            "--find-lr chooses the learning rate of a new run, which has one already.",
+            expected="Expected --find-lr without --lr and without --resume.",
+            hint="Leave out one of them.",
+        )
     if override and resume is None:
         raise UsageError(
             "--override is for a run that is resumed.",
@@ -106,16 +122,41 @@ def _refuse_contradictions(resume: str | Path | None, out: str | Path | None, ov
         )
 
 
+def _say_if_early(run: Run) -> None:
+    if run.epoch < run.recipe.epochs:
+        run.records.note(
+            f"Ended after epoch {run.epoch}: the scores of epoch {run.best_epoch} were not bettered since."
+        )
+
+
 def _begun(
-    wanted: Recipe, out: str | Path | None, device: torch.device, listener: Listener | None, stop: Stop, world: World
+    recipe: str | Path | Recipe | None,
+    data: str | None,
+    changes: Mapping[str, object],
+    find_lr: bool,
+    out: str | Path | None,
+    device: torch.device,
+    listener: Listener | None,
+    stop: Stop,
+    world: World,
 ) -> tuple[Run, list[Path] | None]:
     """Returns a new run and the folders that were created for it (None in a process that does not write), which are
     taken back where it cannot begin.
     """
-    folder, created = world.from_main(lambda: _new_folder(wanted, out))
+    wanted, reasons = world.from_main(lambda: choose(recipe, data, changes))
+    search: LrSearch | None = None
+    if find_lr:
+        search = search_lr(wanted, device, world)
+        wanted, reasons = override_recipe(wanted, {"lr": search.chosen}), [*reasons, search.in_words()]
+    folder, created = world.from_main(lambda: new_folder(_plain_name(wanted), out))
     try:
         with _refusals_named(folder):
-            return start(wanted, folder, device, listener, stop, world), created if world.is_main else None
+            run = start(wanted, folder, device, listener, stop, world)
+            for reason in reasons:
+                run.records.note(reason)
+            if search is not None and world.is_main:
+                search.write(folder)
+            return run, created if world.is_main else None
     except Stopped:
         raise
     except BaseException:
@@ -150,11 +191,10 @@ def finish(run: Run) -> None:
     """Scores the weights that were kept on the part that decides, once, and writes everything that people read."""
     best = run.world.from_main(lambda: saved.load(run.folder / "best"))
     model = best.model.to(run.device).to(memory_format=torch.channels_last)
-    part, images = next(
-        (name, images)
-        for name, images in (("test", run.parts.test), ("val", run.parts.val), ("train", run.parts.train))
-        if images is not None
-    )
+    parts = {"test": run.parts.test, "val": run.parts.val, "train": run.parts.train}
+    if run.recipe.data.folds:  # of which each decides on its own pictures
+        parts = {"val": run.parts.val}
+    part, images = next((name, images) for name, images in parts.items() if images is not None)
     loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
     scores, predictions = evaluate(model, loader, run.classes, run.eval_autocast, run.world)
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
@@ -196,13 +236,14 @@ def _announce(run: Run) -> None:
     )
 
 
-def _new_folder(wanted: Recipe, out: str | Path | None) -> tuple[Path, list[Path]]:
-    """Creates the run folder, which must not hold anything yet; returns it and what was created, innermost first."""
+def new_folder(name: str, out: str | Path | None) -> tuple[Path, list[Path]]:
+    """Creates the run folder `out`, or `runs/<name>-<n>`, which must not hold anything yet; returns it and
+    what was created, innermost first."""
     try:
         if out is None:
             runs = Path("runs")
             created = [] if runs.exists() else [runs]
-            folder = _first_free(runs, _plain_name(wanted))
+            folder = _first_free(runs, name)
             return folder, [folder, *created]
         folder = Path(out)
         created = [place for place in (folder, *folder.parents) if not place.exists()]
@@ -243,7 +284,7 @@ def _remove_if_empty_handed(folder: Path, created: Sequence[Path] | None) -> Non
     """
     if created is None or (folder / "best").exists() or (folder / "last").exists():
         return
-    for file in ("recipe.toml", "data.json", "env.json", "log.txt", "metrics.jsonl"):
+    for file in ("recipe.toml", "data.json", "env.json", "log.txt", "metrics.jsonl", "lr_search.csv"):
         (folder / file).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # somebody else's files are in it
         for place in created:

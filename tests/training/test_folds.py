@@ -1,0 +1,147 @@
+"""Cross-validation: folds against scikit-learn's, a run for each, and what they say together."""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.model_selection import StratifiedKFold
+
+from residuum.data.parts import folds_of
+from residuum.data.sources import open_parts
+from residuum.errors import DataError, Interrupted, UsageError
+from residuum.recipe import Data, Recipe
+from residuum.training import folds as folding
+from residuum.training import train as training
+from residuum.training.folds import Folds, cross_validate
+from residuum.training.run import Run
+
+
+@given(st.lists(st.integers(6, 40), min_size=2, max_size=5), st.integers(2, 6), st.integers(0, 3))
+@settings(deadline=None, max_examples=30)
+def test_folds_hold_as_many_of_each_class_as_scikit_learns(counts: list[int], folds: int, seed: int) -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    place = folds_of(labels, folds, seed)
+    ours = [np.bincount(labels[place == fold], minlength=len(counts)) for fold in range(folds)]
+    theirs = [
+        np.bincount(labels[held], minlength=len(counts)) for _, held in StratifiedKFold(folds).split(labels, labels)
+    ]
+    assert [sorted(column) for column in zip(*ours, strict=True)] == [
+        sorted(column) for column in zip(*theirs, strict=True)
+    ]
+    assert np.ptp(np.bincount(place)) <= 1
+    assert (folds_of(labels, folds, seed) == place).all()
+
+
+def test_every_picture_is_held_out_once_and_the_test_part_stays(class_folders: Path) -> None:
+    data = Data(str(class_folders), folds=4, test_fraction=0.2)
+    parts = [open_parts(replace(data, fold=fold)) for fold in range(4)]
+    held = []
+    for part in parts:
+        assert part.val is not None
+        assert part.test is not None
+        names = {
+            name: {images.name(at) for at in range(len(images))}
+            for name, images in (("train", part.train), ("val", part.val))
+        }
+        assert not names["train"] & names["val"]
+        assert len(part.train) + len(part.val) + len(part.test) == 66
+        held += sorted(names["val"])
+        assert part.record["names"]["test"] == parts[0].record["names"]["test"]  # type: ignore[index]
+    assert len(held) == len(set(held)) == 66 - len(parts[0].test or ())
+
+
+def test_a_validation_part_becomes_the_test_part(class_folders: Path, tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        (tmp_path / name).symlink_to(class_folders, target_is_directory=True)
+    part = open_parts(Data(str(tmp_path), folds=3))
+    assert (len(part.train), len(part.val or ()), len(part.test or ())) == (44, 22, 66)
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (3, 3), (0, 1)])
+def test_a_fold_that_is_not_there_is_refused(folds: int, fold: int, class_folders: Path) -> None:
+    with pytest.raises(UsageError, match=f"no fold {fold} of {folds}"):
+        open_parts(Data(str(class_folders), folds=folds, fold=fold))
+    with pytest.raises(DataError, match="cannot be dealt out to 99 folds"):
+        open_parts(Data(str(class_folders), folds=99))
+
+
+@pytest.fixture(scope="module")
+def validated(tiny: Recipe, class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Folds:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "write_summary", lambda *_: None)
+        wanted = replace(tiny, epochs=1)
+        out = tmp_path_factory.mktemp("folds") / "here"
+        return cross_validate(wanted, folds=3, data=str(class_folders), out=out, device="cpu", changes={"seed": 5})
+
+
+def test_a_run_for_each_fold_and_a_summary(validated: Folds) -> None:
+    assert [run.folder.name for run in validated.runs] == ["fold-1", "fold-2", "fold-3"]
+    assert [run.recipe.data.fold for run in validated.runs] == [0, 1, 2]
+    assert {run.recipe.seed for run in validated.runs} == {5}
+    summary = json.loads((validated.folder / "folds.json").read_text())
+    each = [json.loads((run.folder / "scores.json").read_text()) for run in validated.runs]
+    assert [scores["part"] for scores in each] == ["val"] * 3
+    top1 = [scores["top1"] for scores in each]
+    assert summary["top1"] == top1
+    assert summary["top1_mean"] == pytest.approx(sum(top1) / 3)
+    assert summary["top1_std"] == pytest.approx(statistics.stdev(top1))
+
+
+def test_out_of_fold_predictions_have_every_picture_once(validated: Folds) -> None:
+    with (validated.folder / "out_of_fold.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    summary = validated.as_dict()
+    assert (
+        len(rows)
+        == len({row["file"] for row in rows})
+        == summary["images"]
+        == 66 - len(validated.runs[0].parts.test or ())
+    )
+    right = sum(row["correct"] == "True" for row in rows)
+    assert summary["top1_pooled"] == pytest.approx(100 * right / len(rows))
+    for row in rows:
+        assert row["label"] == Path(row["file"]).parent.name
+        same = row["label"] == row["predicted"]
+        assert (row["correct"] == "True") == same
+        assert (float(row["label_prob"]) == pytest.approx(float(row["prob"]), abs=2e-6)) or not same
+        assert float(row["label_prob"]) <= float(row["prob"]) + 2e-6
+
+
+def test_a_stopped_cross_validation_goes_on_where_it_was(
+    validated: Folds, tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    real = folding.train
+
+    def interrupted(*arguments: object, **more: object) -> Run:
+        if "fold-2" in str(more.get("out")):
+            raise Interrupted("Stopped by SIGINT; everything is saved.")
+        return real(*arguments, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(folding, "train", interrupted)
+    out = tmp_path / "here"
+    with pytest.raises(Interrupted) as caught:
+        cross_validate(
+            replace(tiny, epochs=1), folds=3, data=str(class_folders), out=out, device="cpu", changes={"seed": 5}
+        )
+    assert caught.value.hint == f"Go on with: residuum train --resume {out}"
+    monkeypatch.setattr(folding, "train", real)
+    again = cross_validate(resume=out, device="cpu")
+    assert again.top1 == validated.top1
+    text = (validated.folder / "out_of_fold.csv").read_text()
+    assert (out / "out_of_fold.csv").read_text() == text
+
+
+def test_folds_are_not_for_many_processes(monkeypatch: pytest.MonkeyPatch, tiny: Recipe) -> None:
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="one after the other"):
+        cross_validate(tiny, folds=2)
