@@ -213,19 +213,8 @@ def test_only_the_first_process_writes(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("views", ["one", "ten"])
 def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path, views: str) -> None:
-    words = [
-        "-m",
-        "residuum",
-        "evaluate",
-        str(runs["two"] / "best"),
-        "--json",
-        "--batch-size",
-        "5",
-        "--csv",
-        "rows.csv",
-        "--views",
-        views,
-    ]
+    words = ["-m", "residuum", "evaluate", str(runs["two"] / "best"), "--json", "--batch-size", "5"]
+    words += ["--csv", "rows.csv", "--views", views]
     worlds = [started(size, words, tmp_path / str(size)) for size in (1, 2) if (tmp_path / str(size)).mkdir() is None]
     (alone,), (first, second) = (ended(of_world) for of_world in worlds)
     assert [alone.code, first.code, second.code] == [0, 0, 0], first.err

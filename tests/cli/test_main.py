@@ -161,7 +161,7 @@ def test_no_help_imports_anything_heavy() -> None:
         (["--jsno"], "does not know what to do with '--jsno'", "Its flags are -h, --help, --version."),
         (["models", "--jsno"], "does not know what to do with '--jsno'", "Did you mean --json?"),
         (["train", "--epoch", "3"], "does not know what to do with '--epoch 3'", "Did you mean --epochs?"),
-        (["train", "--batch_size=3"], "'--batch_size=3'", "Did you mean --batch-size?"),
+        (["train", "--batch_size=3"], "'--batch_size=3'", "Did you mean --batch-size, --resize?"),
         (["train", "photos"], "does not know what to do with 'photos'", "Did you mean --data photos or --recipe photo"),
         (["models", "resnet18"], "does not know what to do with 'resnet18'", "Expected: residuum models"),
         (["evaluate"], "BUNDLE is missing.", "Expected: residuum evaluate BUNDLE"),
