@@ -109,7 +109,7 @@ def resnet20_cifar10_fast() -> Recipe:
     """
     return Recipe(
         name="resnet20_cifar10_fast",
-        epochs=27,
+        epochs=29,
         label_smoothing=0.05,
         log_every_steps=50,
         model=Model("resnet20_cifar"),
