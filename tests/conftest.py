@@ -73,6 +73,12 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares a run the second that its drawings and its report take."""
+    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
+
+
 @pytest.fixture(scope="session")
 def finished(tiny: Recipe, class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The tiny recipe's run on the class folders, from its first step to its report."""

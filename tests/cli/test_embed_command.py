@@ -130,7 +130,7 @@ def test_a_name_of_a_network_needs_weights(trained: Trained, pictures: Path, say
         (["{bundle}", "--out", "v.parquet"], 2, "There are no pictures to embed."),
         (["{bundle}", "a.png"], 2, "-o/--out is missing."),
         (["{bundle}", "a.png", "--split", "test", "--out", "v.parquet"], 2, "--split test is a part of a set"),
-        (["{bundle}", "a.png", "--stage", "4", "--out", "v.parquet"], 2, "There is no stage 4 in the network."),
+        (["{bundle}", "a.png", "--stage", "4", "--out", "v.parquet"], 2, "The network has no stage 4."),
         (["{bundle}", "a.png", "--out", "nowhere/v.parquet"], 5, "Cannot write nowhere/v.parquet: there is no such"),
         (["{bundle}", "a.png", "--out", "mine.txt"], 2, "mine.txt is there, and is not a file of vectors."),
         (["resnet5O", "a.png", "--out", "v.parquet"], 4, "'resnet5O' is neither a bundle nor the name of a network."),

@@ -25,6 +25,7 @@ EPOCH = {
     "kind": "epoch", "epoch": 2, "step": 68, "loss": 0.98765, "lr": 0.1, "images_per_s": 1234.5, "seconds": 65.0,
     "val_loss": 0.4321, "val_top1": 87.654,
 }  # fmt: skip
+SMALL = ["--model", "resnet20_cifar", "--img-size", "8", "--epochs", "1", "--set", "model.width=0.25"]
 EPOCH_LINE = "epoch  2/12  loss 0.9877  val loss 0.4321  val accuracy 87.65 %  1,234 images/s  1 min 5 s"
 STEP_LINE = "  step 10/34  loss 1.2346  lr 0.05  1,234 images/s"
 
@@ -197,6 +198,7 @@ def test_elsewhere_there_are_plain_lines(
     assert "\x1b" not in err
 
 
+@pytest.mark.usefixtures("without_report")
 def test_stopped_is_75_and_the_command_it_names_goes_on(
     say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,24 +296,10 @@ def test_why_is_said_and_quiet_keeps_it_to_itself(pictures: Path, say: Say) -> N
     assert (quiet.err, quiet.json) == ("", loud.json)
 
 
-def test_folds_with_a_rate_that_is_found(
-    pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
+@pytest.mark.usefixtures("without_report")
+def test_folds_with_a_rate_that_is_found(pictures: Path, say: Say, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    words = [
-        "--data",
-        pictures,
-        "--model",
-        "resnet20_cifar",
-        "--img-size",
-        "8",
-        "--epochs",
-        "1",
-        "--set",
-        "model.width=0.25",
-    ]
-    said = say("train", *words, "--folds", "2", "--find-lr", "--out", out)
+    said = say("train", "--data", pictures, *SMALL, "--folds", "2", "--find-lr", "--out", out)
     assert said.code == 0, said.err
     lines = said.out.splitlines()
     assert re.fullmatch(r"Accuracy +\S+ % \+- \S+ over 2 folds \(\S+, \S+\)", lines[1])
@@ -326,24 +314,10 @@ def test_folds_with_a_rate_that_is_found(
     assert say("train", "--resume", out, "--folds", "3").code == 2
 
 
-def test_a_square_of_another_kind_is_that_of_every_later_command(
-    pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
-    words = [
-        "--data",
-        pictures,
-        "--model",
-        "resnet20_cifar",
-        "--img-size",
-        "8",
-        "--epochs",
-        "1",
-        "--set",
-        "model.width=0.25",
-    ]
+@pytest.mark.usefixtures("without_report")
+def test_a_square_of_another_kind_is_that_of_every_later_command(pictures: Path, say: Say, tmp_path: Path) -> None:
     for how in ("squash", "pad"):
-        assert say("train", *words, "--resize", how, "-o", tmp_path / how).code == 0
+        assert say("train", "--data", pictures, *SMALL, "--resize", how, "-o", tmp_path / how).code == 0
         assert bundle.read(tmp_path / how / "best")[1]["preprocessing"]["resize"] == how
         said = say("evaluate", tmp_path / how / "best", "--json")
         scores = json.loads((tmp_path / how / "scores.json").read_text())

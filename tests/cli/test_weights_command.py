@@ -15,6 +15,8 @@ from residuum.models.weights import WEIGHTS
 
 TRAIN = ["train", *TINY, "--set", "model.width=0.25", "--out", "run", "--device", "cpu"]
 
+pytestmark = pytest.mark.usefixtures("without_report")
+
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

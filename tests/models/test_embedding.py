@@ -79,7 +79,7 @@ def test_there_is_a_stage_for_every_feature_and_no_other(images: Tensor) -> None
         torch.testing.assert_close(whole, feature.flatten(1))
         torch.testing.assert_close(embedder(model, stage)(images), feature.mean((2, 3)))
     for stage in (0, 4):
-        with pytest.raises(UsageError, match="from 1 to 3"):
+        with pytest.raises(UsageError, match="from 1, the finest, to 3"):
             embedder(model, stage)
 
 

@@ -76,12 +76,10 @@ def test_every_parameter_gets_a_gradient(network: tuple[str, Network]) -> None:
 
 
 def test_the_state_survives_safetensors(network: tuple[str, Network]) -> None:
-    name, model = network
-    with torch.device("meta"):
-        again = create_model(name)
-    again.load_state_dict(load(save(model.state_dict())), strict=True, assign=True)
-    state = again.state_dict()
-    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+    state = network[1].state_dict()
+    again = load(save(state))
+    assert again.keys() == state.keys()
+    assert all(torch.equal(value, again[key]) for key, value in state.items())
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,28 +24,11 @@ from residuum.training import checkpoint
 from residuum.training import train as training
 from residuum.training.build import build
 from residuum.training.loop import fit, train_epoch
+from residuum.training.records import Records
 from residuum.training.run import Run
 from residuum.training.train import train
 
 CPU = torch.device("cpu")
-
-STOPPED = """
-import os, sys
-from residuum.cli.main import main
-from residuum.training.records import Records
-
-number, at = int(sys.argv[1]), int(sys.argv[2])
-write = Records.write
-
-def write_and_signal(self, **record):
-    write(self, **record)
-    if record["kind"] == "step" and record["step"] == at:
-        os.kill(os.getpid(), number)
-
-Records.write = write_and_signal
-sys.exit(main(sys.argv[3:]))
-"""
-"""The command line, to which a signal comes right after the record of a step."""
 
 
 @dataclass(frozen=True)
@@ -68,21 +51,23 @@ CASES = {
 
 @pytest.fixture(scope="module")
 def stopped(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, Path]]:
-    """Exit code, complaint and run folder of each case, in processes of their own, side by side."""
+    """Exit code, complaint and run folder of each case: a signal comes right after the record of a step."""
     folder = tmp_path_factory.mktemp("stopped")
-    started = {}
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    write = Records.write
+    ended = {}
     for number, (name, case) in enumerate(CASES.items()):
         recipe, run = folder / f"{number}.toml", folder / f"run{number}"
         recipe.write_text(to_toml(case.recipe(tiny)), encoding="utf-8")
-        words = ["train", "-q", "--device", "cpu", "--recipe", str(recipe), "--out", str(run)]
-        command = [sys.executable, "-W", "error", "-c", STOPPED, str(int(case.number)), str(case.step), *words]
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        started[name] = process, run
-    ended = {}
-    for name, (process, run) in started.items():
-        _, complaint = process.communicate(timeout=120)
-        ended[name] = process.returncode, complaint, run
+
+        def write_and_signal(self: Records, *, case: Case = case, **record: object) -> None:
+            write(self, **record)
+            if record["kind"] == "step" and record["step"] == case.step:
+                os.kill(os.getpid(), case.number)
+
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as complaint:
+            patch.setattr(Records, "write", write_and_signal)
+            code = main(["train", "-q", "--device", "cpu", "--recipe", str(recipe), "--out", str(run)])
+        ended[name] = code, complaint.getvalue(), run
     return ended
 
 
@@ -163,6 +148,7 @@ def test_another_network_or_other_pictures_are_refused_by_name(
     assert {file: file.stat().st_mtime_ns for file in finished.folder.rglob("*")} == before
 
 
+@pytest.mark.usefixtures("without_report")
 def test_other_keys_change_with_a_word(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
@@ -177,6 +163,7 @@ def test_other_keys_change_with_a_word(finished: Run, tmp_path: Path) -> None:
     assert [record["epoch"] for record in run.records.epochs()] == [1, 2, 3, 4]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_another_optimizer_starts_anew(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)
@@ -185,6 +172,7 @@ def test_another_optimizer_starts_anew(finished: Run, tmp_path: Path) -> None:
     assert steps == {float(len(run.train_loader))}
 
 
+@pytest.mark.usefixtures("without_report")
 def test_override_forces_other_pictures_with_the_same_classes(finished: Run, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(finished.folder, folder)

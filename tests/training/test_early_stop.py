@@ -12,7 +12,6 @@ import torch
 from residuum.errors import RecipeError
 from residuum.evaluation.evaluate import Scores
 from residuum.recipe import Recipe
-from residuum.training import train as training
 from residuum.training.build import build
 from residuum.training.train import train
 
@@ -50,9 +49,9 @@ def test_age_is_counted_in_epochs_however_often_it_is_measured(tiny: Recipe, tmp
     assert epochs_until_it_ends(tiny, tmp_path, 2, [50, 50, 50, 50, 40, 40, 99, 99], every=2) == 4
 
 
-def test_a_run_that_ended_early_has_ended(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("without_report")
+def test_a_run_that_ended_early_has_ended(tiny: Recipe, tmp_path: Path) -> None:
     """Its report is of the best epoch; resumed, it only reports again."""
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
     wanted = replace(tiny, epochs=40, early_stop_epochs=2, save_every_epochs=50)
     run = train(wanted, out=tmp_path / "run", device="cpu", lr=1e-9)  # nothing is learned after the first epoch or so
     assert run.best_epoch + 2 == run.epoch < 40

@@ -53,6 +53,7 @@ def test_skipped_pictures_are_in_every_record(tiny: Recipe, photos: Path, tmp_pa
     assert all(prediction.error is None for prediction in load(run.folder / "best").predict([str(f) for f in files]))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_set_that_changed_is_not_the_one_that_was_trained_on(tiny: Recipe, photos: Path, tmp_path: Path) -> None:
     run = train(replace(tiny, epochs=1), data=str(photos), out=tmp_path / "run", device="cpu")
     before = evaluate(run.folder / "best", device="cpu")

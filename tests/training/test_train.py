@@ -53,12 +53,6 @@ def test_the_folder_of_the_design(finished: Run) -> None:
     assert {name.split("/")[0] for name in names if name.startswith(".")} == {".last.older"}  # the checkpoint before
 
 
-@pytest.fixture
-def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares a run the second that its plots take."""
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
-
-
 @pytest.mark.usefixtures("without_report")
 def test_the_recipe_in_the_folder_is_the_run(finished: Run, tmp_path: Path) -> None:
     assert recipe.read(finished.folder / "recipe.toml") == finished.recipe

@@ -22,6 +22,7 @@ from torch.nn import functional
 from residuum.errors import DivergedError, UsageError
 from residuum.evaluation import metrics
 from residuum.evaluation.evaluate import evaluating
+from residuum.models.embedding import stage_or_last
 from residuum.models.layers import Network
 
 Method = Literal["grad-cam", "layer-cam", "occlusion"]
@@ -98,14 +99,7 @@ def stage_of(model: Network, method: str, stage: int | None) -> int | None:
                 hint="Leave the stage out, or use grad-cam or layer-cam.",
             )
         return None
-    last = len(model.stages)
-    if stage is not None and not 1 <= stage <= last:
-        raise UsageError(
-            f"The network has no stage {stage}.",
-            expected=f"Expected a stage from 1, the finest, to {last}.",
-            hint="Leave it out for the last one.",
-        )
-    return last if stage is None else stage
+    return stage_or_last(model, stage)
 
 
 def _activation(

@@ -152,8 +152,8 @@ def draw_calibration(bins: CalibrationBins) -> bytes:
     lower.set_xlabel("how sure the network is, %", color=QUIET)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for axes in (upper, lower):
-        _plain(axes)
-    _legend(upper, 3)
+        plain(axes)
+    legend(upper, 3)
     return png(figure)
 
 
@@ -169,8 +169,8 @@ def draw_lr_search(rates: Sequence[float], losses: Sequence[float], averages: Se
     axes.set_ylabel("loss", color=QUIET)
     least, most = min(averages), max(averages[: max(len(averages) // 2, 1)])
     axes.set_ylim(least - 0.2 * (most - least) - 1e-3, most + 0.8 * (most - least) + 1e-3)
-    _plain(axes)
-    _legend(axes, 3)
+    plain(axes)
+    legend(axes, 3)
     return png(figure)
 
 
@@ -248,9 +248,9 @@ def _lines(axes: Axes, x: NDArray[np.float64], lines: Sequence[tuple[str, NDArra
         marker = "o" if known.sum() <= 12 else ""
         if known.any():
             axes.plot(x[known], y[known], style, color=colour, linewidth=1.8, marker=marker, ms=4, label=name or None)
-    _plain(axes)
+    plain(axes)
     if axes.get_legend_handles_labels()[0]:
-        _legend(axes, 2)
+        legend(axes, 2)
     if not axes.lines:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=QUIET)
         axes.set_yticks([])
@@ -270,31 +270,38 @@ def _mark_best(axes: Axes, x: NDArray[np.float64], y: NDArray[np.float64]) -> No
         ms=13,
         label=f"best: {y[best]:.2f} in epoch {x[best]:.0f}",
     )
-    _legend(axes, 2)
+    legend(axes, 2)
 
 
 def _log_if_wide(axes: Axes, values: NDArray[np.float64]) -> None:
     """A logarithmic axis where the values span more than a factor of 20."""
     finite = values[np.isfinite(values)]
     if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if finite.max() < 1000 * finite.min() else (1,)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        logarithmic(axes, closely=finite.max() < 1000 * finite.min())
 
 
-def _plain(axes: Axes) -> None:
+def logarithmic(axes: Axes, *, closely: bool) -> None:
+    """Makes the upright axis logarithmic, with plain numbers at 1, 10, 100 and, if `closely`, at 2 and 5 of each."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if closely else (1,)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def plain(axes: Axes, label_size: float = 9) -> None:
+    """Leaves two lines of the frame, quiet ones, and horizontal lines behind what is drawn."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, labelsize=9, colors=QUIET)
+    axes.tick_params(which="both", length=0, labelsize=label_size, colors=QUIET)
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def legend(axes: Axes, columns: int, line_length: float = 1.8) -> None:
+    """Puts the legend above the axes, where it covers nothing; lines in it are `line_length` letters long."""
     axes.legend(
         loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, labelcolor=INK,
-        borderaxespad=0.2, borderpad=0, handlelength=1.8, columnspacing=1.4,
+        borderaxespad=0.2, borderpad=0, handlelength=line_length, columnspacing=1.4,
     )  # fmt: skip
 
 

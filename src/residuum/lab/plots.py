@@ -13,11 +13,22 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 from mpl_toolkits.mplot3d import Axes3D  # noqa: F401 (registers the projection "3d")
 from numpy.typing import NDArray
 
-from residuum.evaluation.plots import BLUE, GREEN, INK, LINE, ORANGE, QUIET, VERMILION, png
+from residuum.evaluation.plots import (
+    BLUE,
+    GREEN,
+    INK,
+    ORANGE,
+    QUIET,
+    VERMILION,
+    legend,
+    logarithmic,
+    plain,
+    png,
+)
 
 PURPLE, SKY = "#CC79A7", "#56B4E9"
 _LOOKS = (
@@ -29,6 +40,8 @@ _LOOKS = (
     (SKY, (0, (8, 2)), "P"),
 )
 _MARKERS = 12  # on a line, at most
+_LABEL_SIZE = 10
+_LINE_LENGTH = 3.0  # of a line in the legend, in letters: its style can be told
 
 
 @dataclass(frozen=True)
@@ -62,7 +75,7 @@ def draw_lines(panels: Sequence[Panel], *, share_y: bool = True) -> bytes:
     figure = Figure(figsize=(5.4 * len(panels) + 0.6, height), layout="constrained")
     axes = figure.subplots(1, len(panels), sharey=share_y, squeeze=False)[0]
     for panel, each in zip(panels, axes, strict=True):
-        _plain(each)
+        plain(each, _LABEL_SIZE)
         for series in panel.series:
             _line(each, series)
         each.set_xlabel(panel.x, color=QUIET)
@@ -73,9 +86,11 @@ def draw_lines(panels: Sequence[Panel], *, share_y: bool = True) -> bytes:
         if panel.limits is not None:
             each.set_ylim(*panel.limits)
         if panel.log:
-            _logarithmic(each)
+            each.set_yscale("log")
+            low, high = each.get_ylim()
+            logarithmic(each, closely=high < 300 * low)
         names = -(-len(panel.series) // 2)
-        _legend(each, 2)
+        legend(each, 2, _LINE_LENGTH)
         each.set_title(panel.title, loc="left", pad=12 + 15 * names, fontsize=12, fontweight="bold", color=INK)
     return png(figure)
 
@@ -84,7 +99,7 @@ def draw_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, tit
     """Draws groups of bars side by side, each bar with its value; `bars` is name -> one value for each group."""
     figure = Figure(figsize=(max(6.0, 1.5 + 1.5 * len(groups)), 4.2), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain(axes, _LABEL_SIZE)
     width = 0.8 / len(bars)
     for number, (name, values) in enumerate(bars.items()):
         places = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
@@ -94,7 +109,7 @@ def draw_bars(groups: Sequence[str], bars: Mapping[str, Sequence[float]], *, tit
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel(y, color=QUIET)
     axes.margins(y=0.12)
-    _legend(axes, 3)
+    legend(axes, 3, _LINE_LENGTH)
     axes.set_title(title, loc="left", pad=28, fontsize=12, fontweight="bold", color=INK)
     return png(figure)
 
@@ -193,27 +208,4 @@ def _line(axes: Axes, series: Series) -> None:
         x, y, linestyle=style, color=colour, linewidth=1.0 if series.faint else 2.0, label=series.name,
         marker=marker, markevery=every, ms=3.5 if series.faint else 5.5,
         markerfacecolor="white" if series.faint else colour,
-    )  # fmt: skip
-
-
-def _logarithmic(axes: Axes) -> None:
-    axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.yaxis.set_minor_locator(NullLocator())
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(LINE)
-    axes.grid(axis="y", color=LINE, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.tick_params(which="both", length=0, labelsize=10, colors=QUIET)
-
-
-def _legend(axes: Axes, columns: int) -> None:
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, fontsize=9, labelcolor=INK,
-        borderaxespad=0.2, borderpad=0, handlelength=3.0, columnspacing=1.4,
     )  # fmt: skip

@@ -17,6 +17,22 @@ from residuum.models.layers import Network
 from residuum.models.saved import arrays
 
 
+def stage_or_last(model: Network, stage: int | None) -> int:
+    """Returns the stage, counted from 1; the last one where none is named.
+
+    Raises:
+        UsageError: the network has no such stage.
+    """
+    last = len(model.stages)
+    if stage is not None and not 1 <= stage <= last:
+        raise UsageError(
+            f"The network has no stage {stage}.",
+            expected=f"Expected a stage from 1, the finest, to {last}.",
+            hint="Leave it out for the last one.",
+        )
+    return stage or last
+
+
 class Embedder(nn.Module):
     """Turns pictures into vectors: [N, C, H, W] -> [N, D].
 
@@ -30,15 +46,8 @@ class Embedder(nn.Module):
 
     def __init__(self, model: Network, stage: int | None = None, *, pooled: bool = True) -> None:
         super().__init__()
-        stages = len(model.feature_channels)
-        if stage is not None and not 1 <= stage <= stages:
-            raise UsageError(
-                f"There is no stage {stage} in the network.",
-                expected=f"Expected a stage from 1 to {stages}.",
-                hint="Leave it out for the last one.",
-            )
         self.model = model
-        self.stage = stage or stages
+        self.stage = stage_or_last(model, stage)
         self.pooled = pooled
 
     def forward(self, images: Tensor) -> Tensor:

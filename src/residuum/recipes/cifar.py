@@ -109,12 +109,12 @@ def resnet20_cifar10_fast() -> Recipe:
     """
     return Recipe(
         name="resnet20_cifar10_fast",
-        epochs=29,
+        epochs=28,
         label_smoothing=0.05,
         log_every_steps=50,
         model=Model("resnet20_cifar"),
         data=Data("cifar10", batch_size=128, val_fraction=0.0),
-        augment=Augment(crop=PadCrop(px=4), flip="alternate", start_px=16, grow_until=0.95),
-        optim=Muon(lr=0.05, weight_decay=0.02),
+        augment=Augment(crop=PadCrop(px=4), flip="alternate", start_px=16, grow_until=0.8),
+        optim=Muon(lr=0.05, weight_decay=0.02, plain_factor=5.0),
         schedule=OneCycle(peak=0.2),
     )
