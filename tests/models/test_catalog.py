@@ -22,7 +22,10 @@ CHANGED: dict[str, object] = {
 }
 """A value of every option that is no network's default; the stem's is the other kind."""
 
-FAMILY = ["plain18", "resnet18", "resnet50", "resnext50_32x4d", "plain20_cifar", "resnet20_cifar", "wrn16_8_cifar"]
+FAMILY = [
+    "plain18", "resnet18", "resnet50", "resnext50_32x4d", "plain20_cifar", "resnet20_cifar", "wrn16_8_cifar",
+    "swift_resnet10_cifar",
+]  # fmt: skip
 """One network for every set of options and defaults."""
 
 

@@ -81,3 +81,19 @@ def test_the_stages_weights_are_orthogonalised_and_nothing_else() -> None:
     optim.set_lr(optimizer, 0.2)
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.05, 0.05]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 5e-4, 0.0]
+
+
+def test_biases_may_have_a_factor_of_their_own() -> None:
+    """Those of norms and convolutions; the classifier's moves with the rest."""
+    model = create_model("swift_resnet10_cifar", width=0.125)
+    optimizer = optim.build(recipe.Muon(lr=0.1, plain_factor=0.5, bias_factor=30.0), model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    optim.set_lr(optimizer, 0.1)
+    rates = {names[id(p)]: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    assert rates.keys() == set(names.values())
+    fast = {name for name, rate in rates.items() if rate == pytest.approx(3.0)}
+    assert fast == {name for name in rates if name.endswith("bias")} - {"head.fc.bias"}
+    assert rates["head.fc.bias"] == rates["head.fc.weight"] == rates["stages.0.1.branch.norm1.weight"] == 0.05
+    assert rates["stages.0.1.branch.conv1.weight"] == 0.1
+    decayed = {names[id(p)] for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    assert decayed == {name for name, p in model.named_parameters() if p.ndim > 1}

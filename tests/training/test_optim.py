@@ -21,6 +21,7 @@ FAMILY: dict[str, dict[str, Any]] = {
     "wide_resnet50_2": {},
     "resnext50_32x4d": {"drop_path": 0.1},
     "wrn16_8_cifar": {},
+    "swift_resnet10_cifar": {},
 }
 """A network of every kind: plain and residual, basic and bottleneck, wide, grouped, pre-activation."""
 

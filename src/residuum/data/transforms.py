@@ -110,7 +110,11 @@ class RandomFlip:
     """A random half of the pictures mirrored, anew in every epoch."""
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
-        return _mirrored(images, draws.uniform("flip") < 0.5)
+        return _mirrored(images, self.which(draws))
+
+    def which(self, draws: Draws) -> NDArray[np.bool_]:
+        """Returns which pictures are mirrored, bool [N]."""
+        return draws.uniform("flip") < 0.5
 
 
 @dataclass(frozen=True)
@@ -118,8 +122,12 @@ class AlternateFlip:
     """Every picture mirrored in every second epoch; a random half of them in epoch 0 and the others in epoch 1."""
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        return _mirrored(images, self.which(draws))
+
+    def which(self, draws: Draws) -> NDArray[np.bool_]:
+        """Returns which pictures are mirrored, bool [N]."""
         first = draws.every_epoch().uniform("flip") < 0.5
-        return _mirrored(images, first ^ (draws.epoch % 2 == 1))
+        return first ^ (draws.epoch % 2 == 1)
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def _stage(stage: nn.Module, x: Tensor) -> Tensor:
             short = block.shortcut(x if isinstance(block.shortcut, nn.Identity) else activated)
             x = _in_a_row(block.branch, activated) + short
         else:
-            x = block(x)
+            x = _in_a_row(block, x)
     return x
 
 

@@ -9,7 +9,6 @@ Shapes: N pictures, C channels, H and W pixels, K classes; D channels and h, w p
 
 from __future__ import annotations
 
-import abc
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,11 +26,12 @@ StrideIn = Literal["1x1", "3x3"]
 StemKind = Literal["imagenet", "cifar"]
 
 
-class Network(nn.Module, abc.ABC):
+class Network(nn.Module):
     """What every network of the room is: `stem`, `stages` and `head`, of which the features are what the stages give.
 
-    `feature_channels` and `feature_strides` describe `features`: the channels, and how many input pixels one of
-    theirs spans.
+    The head's classifier is its layer `fc`. `feature_channels` and `feature_strides` describe `features`: the channels,
+    and how many input pixels one of theirs spans. `pictures_wanted` is how many training pictures a new network looks
+    at before it is trained.
     """
 
     stem: nn.Module
@@ -41,18 +41,32 @@ class Network(nn.Module, abc.ABC):
     in_channels: int
     feature_channels: tuple[int, ...]
     feature_strides: tuple[int, ...]
+    pictures_wanted: int = 0
 
-    @abc.abstractmethod
     def features(self, images: Tensor) -> list[Tensor]:
         """Returns the output of every stage, finest first: [N, `feature_channels[i]`, h, w]."""
+        x = self.stem(images)
+        outputs = []
+        for stage in self.stages:
+            x = stage(x)
+            outputs.append(x)
+        return outputs
 
-    @abc.abstractmethod
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits [N, K] for pictures [N, C, H, W]."""
+        logits: Tensor = self.head(self.features(images)[-1])
+        return logits
 
-    @abc.abstractmethod
     def reset_head(self, num_classes: int) -> None:
         """Replaces the classifier by a new, randomly initialised one of `num_classes` classes."""
+        old = self.head.get_submodule("fc")
+        assert isinstance(old, nn.Linear)
+        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
+        self.head.set_submodule("fc", new)
+        self.num_classes = num_classes
+
+    def look_at(self, images: Tensor) -> None:
+        """Takes from normalised training pictures [N, C, H, W] what is not learned by gradients; by default nothing."""
 
 
 def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:

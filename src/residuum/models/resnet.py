@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict, Unpack
 
-from torch import Tensor, nn
+from torch import nn
 
 from residuum.models import layers
 from residuum.models._catalog import MODELS, Card, Range
@@ -109,28 +109,6 @@ class ResNet(Network):
             for layer in self.modules():
                 if isinstance(layer, layers.Block | layers.PreActivationBlock):
                     layer.zero_last()
-
-    def features(self, images: Tensor) -> list[Tensor]:
-        """Returns the output of every stage, finest first: [N, `feature_channels[i]`, h, w]."""
-        x = self.stem(images)
-        outputs = []
-        for stage in self.stages:
-            x = stage(x)
-            outputs.append(x)
-        return outputs
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns logits [N, K] for pictures [N, C, H, W]."""
-        logits: Tensor = self.head(self.features(images)[-1])
-        return logits
-
-    def reset_head(self, num_classes: int) -> None:
-        """Replaces the classifier by a new, randomly initialised one of `num_classes` classes."""
-        old = self.head.get_submodule("fc")
-        assert isinstance(old, nn.Linear)
-        new = nn.Linear(old.in_features, num_classes, device=old.weight.device, dtype=old.weight.dtype)
-        self.head.set_submodule("fc", new)
-        self.num_classes = num_classes
 
 
 def _block(convs: list[nn.Conv2d], shortcut: Shortcut | None, drop_path: float, *, pre: bool) -> nn.Module:

@@ -16,7 +16,7 @@ from residuum import hardware, imaging, recipe
 from residuum.data.balance import class_weights
 from residuum.data.loading import EvalLoader, TrainLoader
 from residuum.data.mixing import mixing_of
-from residuum.data.sets import ImageSet
+from residuum.data.sets import ImageSet, sampled, subset
 from residuum.data.sources import Parts, open_parts, parts_in_mode, statistics
 from residuum.data.verification import verify
 from residuum.distributed import ALONE, World, synchronised
@@ -56,6 +56,7 @@ def build(
     preprocessing = _preprocessing(parts, wanted.data)
     model_card = _card(parts, wanted, preprocessing)
     model, shared, origin = _network(model_card, parts.train.classes, wanted, start, device, world)
+    _look_if_new(model, parts, wanted, preprocessing, device, new=fresh and start is None)
     run = Run(
         recipe=wanted,
         folder=folder,
@@ -208,6 +209,23 @@ def eval_loader(
         of=of,
         world=world,
     )
+
+
+def _look_if_new(
+    model: Network,
+    parts: Parts,
+    wanted: recipe.Recipe,
+    preprocessing: imaging.Preprocessing,
+    device: torch.device,
+    *,
+    new: bool,
+) -> None:
+    """Lets a new network look at as many training pictures as it wants, or fewer where they are larger than 32 x 32."""
+    count = model.pictures_wanted
+    if new and count:
+        some = subset(parts.train, sampled(parts.train, max(1, min(count, count * 32**2 // wanted.data.img_size**2))))
+        batches = eval_loader(some, wanted, preprocessing, device, parts.total)
+        model.look_at(torch.cat([batch.images for batch in batches]))
 
 
 def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:

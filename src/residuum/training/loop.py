@@ -18,14 +18,15 @@ from torch.nn.utils import clip_grad_norm_
 
 from residuum.data.loading import Batch
 from residuum.evaluation.evaluate import evaluate
-from residuum.training import optim
+from residuum.training import captured, optim
 from residuum.training.run import Run
 
 
 def fit(run: Run) -> None:
     """Trains `run` from where it stands until it goes on no more, leaving records and checkpoints in `run.folder`."""
+    one_epoch = captured.Epochs(run) if run.recipe.capture else train_epoch
     while run.goes_on():
-        train_epoch(run)
+        one_epoch(run)
         if run.val_loader and run.evaluates_now():
             run.world.same(run.averaged.model.state_dict().values())
             batches = run.until_stopped(run.val_loader)

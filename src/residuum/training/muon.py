@@ -64,13 +64,16 @@ class Muon(torch.optim.Optimizer):
             updates = orthogonalised(torch.stack([velocities[number].reshape(shape) for number in numbers]))
             for number, update in zip(numbers, updates, strict=True):
                 parameter = parameters[number]
-                parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * 0.2 * math.sqrt(max(shape)))
+                _move(parameter, update.reshape(parameter.shape), -group["lr"] * 0.2 * math.sqrt(max(shape)))
 
     def _plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [_gradient(parameter) for parameter in parameters]
         decayed = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
         velocities = self._velocities(parameters, decayed, group["momentum"])
-        torch._foreach_add_(parameters, velocities, alpha=-group["lr"])
+        if isinstance(group["lr"], Tensor):
+            torch._foreach_add_(parameters, torch._foreach_mul(velocities, -group["lr"]))
+        else:
+            torch._foreach_add_(parameters, velocities, alpha=-group["lr"])
 
 
 def orthogonalised(matrices: Tensor) -> Tensor:
@@ -92,6 +95,14 @@ def orthogonalised(matrices: Tensor) -> Tensor:
             gram = factor @ gram @ factor
     orthogonal: Tensor = product @ x
     return orthogonal.mT if tall else orthogonal
+
+
+def _move(parameter: Tensor, update: Tensor, factor: float | Tensor) -> None:
+    """Adds `factor * update`, where the factor may be a tensor that the host does not know."""
+    if isinstance(factor, Tensor):
+        parameter.add_(update * factor)
+    else:
+        parameter.add_(update, alpha=factor)
 
 
 def _gradient(parameter: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from residuum import recipe
 from residuum.models.layers import Network
@@ -46,13 +46,17 @@ def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_
 
 def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
     hidden = {id(weight) for weight in model.stages.parameters() if weight.ndim > 1}
-    rest = parameter_groups(model, optim.plain_weight_decay, decay_all=False)
-    groups: list[dict[str, Any]] = [
-        {**group, "params": [p for p in group["params"] if id(p) not in hidden], "lr_factor": optim.plain_factor}
-        for group in rest
-    ]
     weights = [weight for weight in model.parameters() if id(weight) in hidden]
-    return [{"params": weights, "weight_decay": optim.weight_decay, "orthogonal": True}, *groups]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": optim.weight_decay, "orthogonal": True}]
+    shifts = {id(getattr(layer, "bias", None)) for layer in model.modules() if isinstance(layer, (*NORMS, nn.Conv2d))}
+    for group in parameter_groups(model, optim.plain_weight_decay, decay_all=False):
+        rest = [p for p in group["params"] if id(p) not in hidden]
+        if optim.bias_factor is not None:
+            own = [p for p in rest if id(p) in shifts]
+            rest = [p for p in rest if id(p) not in shifts]
+            groups += [{**group, "params": own, "lr_factor": optim.bias_factor}] if own else []
+        groups.append({**group, "params": rest, "lr_factor": optim.plain_factor})
+    return groups
 
 
 def _divided(groups: list[dict[str, Any]], model: Network, transfer: recipe.Transfer) -> list[dict[str, Any]]:
@@ -73,7 +77,10 @@ def _divided(groups: list[dict[str, Any]], model: Network, transfer: recipe.Tran
     return split
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Sets the learning rate of every group: `lr`, times the group's own `lr_factor` where it has one."""
+def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:
+    """Sets the learning rate of every group: `lr`, times the group's own `lr_factor` where it has one.
+
+    A tensor without dimensions on the parameters' device is never read by the host.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
