@@ -1,0 +1,209 @@
+/* Crop and resize, mirror, normalise: each in one go through memory, with the same bits as Pillow and torch.
+
+   resample follows Pillow's Resample.c (8 bits a channel) operation by operation: coefficients in double precision,
+   rounded to 22 bits; first across, rounded to 8 bits, then down. So it must be compiled without contraction into fused
+   multiply-adds (-ffp-contract=off). Channels lie innermost. */
+
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef uint8_t u8x4 __attribute__((vector_size(4)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+typedef int32_t i32x16 __attribute__((vector_size(64)));
+
+enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1), BLOCK = 64 };
+
+static double bilinear(double x) {
+    if (x < 0) x = -x;
+    return x < 1 ? 1 - x : 0;
+}
+
+static double bicubic(double x) {
+    const double a = -0.5;
+    if (x < 0) x = -x;
+    if (x < 1) return ((a + 2) * x - (a + 3)) * x * x + 1;
+    if (x < 2) return (((x - 5) * x + 8) * x - 4) * a;
+    return 0;
+}
+
+/* What a row or a column of the result is made of: from `first` on `count` pixels, each times its weight. */
+typedef struct {
+    int first, count;
+} Span;
+
+/* The spans and weights of the results from `offset` to `offset + wanted`, of `out_size` in all. weights is
+   [wanted, *most]. Returns 0, or 1 where memory is short. */
+static int coefficients(int in_size, float in0, float in1, int out_size, int cubic, int offset, int wanted, int *most,
+                        Span **spans, int32_t **weights) {
+    double (*filter)(double) = cubic ? bicubic : bilinear;
+    double scale = (double)(in1 - in0) / out_size, filterscale = scale;
+    if (filterscale < 1) filterscale = 1;
+    const double support = (cubic ? 2.0 : 1.0) * filterscale;
+    const int size = (int)ceil(support) * 2 + 1;
+    *most = size;
+    *spans = malloc(sizeof(Span) * (size_t)wanted);
+    *weights = malloc(sizeof(int32_t) * (size_t)wanted * (size_t)size);
+    double *exact = malloc(sizeof(double) * (size_t)size);
+    if (!*spans || !*weights || !exact) {
+        free(exact);
+        return 1;
+    }
+    for (int at = 0; at < wanted; at++) {
+        const double center = in0 + (at + offset + 0.5) * scale, inverse = 1.0 / filterscale;
+        double sum = 0;
+        int first = (int)(center - support + 0.5), last = (int)(center + support + 0.5);
+        if (first < 0) first = 0;
+        if (last > in_size) last = in_size;
+        const int count = last - first;
+        for (int i = 0; i < count; i++) {
+            exact[i] = filter((i + first - center + 0.5) * inverse);
+            sum += exact[i];
+        }
+        int32_t *into = *weights + (size_t)at * size;
+        for (int i = 0; i < count; i++) {
+            double weight = sum != 0.0 ? exact[i] / sum : exact[i];
+            into[i] = weight < 0 ? (int)(-0.5 + weight * (1 << PRECISION)) : (int)(0.5 + weight * (1 << PRECISION));
+        }
+        (*spans)[at].first = first;
+        (*spans)[at].count = count;
+    }
+    free(exact);
+    return 0;
+}
+
+static inline uint8_t clipped(int32_t sum) {
+    sum >>= PRECISION;
+    return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
+}
+
+/* One row across, of pixels of `step` bytes (4 bytes are read of each), to 3 bytes each; writes one byte beyond. */
+static void across_colour(const uint8_t *row, int step, const Span *spans, const int32_t *weights, int most, int wanted,
+                          uint8_t *out) {
+    for (int x = 0; x < wanted; x++, weights += most, out += 3) {
+        const uint8_t *at = row + (size_t)spans[x].first * step;
+        i32x4 sum = {HALF, HALF, HALF, HALF};
+        for (int i = 0; i < spans[x].count; i++, at += step) {
+            u8x4 pixel;
+            memcpy(&pixel, at, 4);
+            sum += __builtin_convertvector(pixel, i32x4) * weights[i];
+        }
+        sum >>= PRECISION;
+        sum &= sum > 0;
+        const i32x4 over = sum > 255;
+        sum = (sum & ~over) | (over & 255);
+        const u8x4 bytes = __builtin_convertvector(sum, u8x4);
+        memcpy(out, &bytes, 4);
+    }
+}
+
+static void across_grey(const uint8_t *row, const Span *spans, const int32_t *weights, int most, int wanted,
+                        uint8_t *out) {
+    for (int x = 0; x < wanted; x++, weights += most) {
+        int32_t sum = HALF;
+        for (int i = 0; i < spans[x].count; i++) sum += row[spans[x].first + i] * weights[i];
+        out[x] = clipped(sum);
+    }
+}
+
+/* One row down: `count` rows that lie `stride` bytes apart, each times its weight; `bytes` of them, padded to BLOCK. */
+static void down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights, int64_t bytes, uint8_t *out) {
+    for (int64_t x = 0; x < bytes; x += BLOCK) {
+        i32x16 sums[BLOCK / 16];
+        for (int part = 0; part < BLOCK / 16; part++) sums[part] = (i32x16){0} + HALF;
+        for (int i = 0; i < count; i++)
+            for (int part = 0; part < BLOCK / 16; part++) {
+                u8x16 some;
+                memcpy(&some, rows + i * stride + x + part * 16, 16);
+                sums[part] += __builtin_convertvector(some, i32x16) * weights[i];
+            }
+        uint8_t found[BLOCK];
+        for (int part = 0; part < BLOCK / 16; part++) {
+            i32x16 sum = sums[part] >> PRECISION;
+            sum &= sum > 0;
+            const i32x16 over = sum > 255;
+            sum = (sum & ~over) | (over & 255);
+            const u8x16 some = __builtin_convertvector(sum, u8x16);
+            memcpy(found + part * 16, &some, 16);
+        }
+        memcpy(out + x, found, (size_t)(bytes - x < BLOCK ? bytes - x : BLOCK));
+    }
+}
+
+/* Pillow's resize of a picture of width x height pixels at `in`, whose rows lie `stride` bytes apart and whose pixels
+   have `step` bytes (1: grey; 3 or 4: colour, of which 4 bytes are read, so that one byte behind the last pixel must be
+   readable where they have 3). `box` is resized to out_width x out_height, and of that wide x high pixels from left, top
+   on are written to `out`, [high, wide, 1 or 3]. Returns 0, or 1 where memory is short. */
+int resample(const uint8_t *in, int64_t stride, int step, int width, int height, const float *box, int out_width,
+             int out_height, int cubic, int left, int top, int wide, int high, uint8_t *out) {
+    const int channels = step == 1 ? 1 : 3;
+    const int64_t bytes = (int64_t)wide * channels, padded = (bytes + BLOCK) / BLOCK * BLOCK + BLOCK;
+    int most_x, most_y, failed = 1;
+    Span *spans_x = NULL, *spans_y = NULL;
+    int32_t *weights_x = NULL, *weights_y = NULL;
+    uint8_t *between = NULL;
+    if (coefficients(width, box[0], box[2], out_width, cubic, left, wide, &most_x, &spans_x, &weights_x)) goto done;
+    if (coefficients(height, box[1], box[3], out_height, cubic, top, high, &most_y, &spans_y, &weights_y)) goto done;
+    int first = height, last = 0;
+    for (int y = 0; y < high; y++) {
+        if (spans_y[y].first < first) first = spans_y[y].first;
+        if (spans_y[y].first + spans_y[y].count > last) last = spans_y[y].first + spans_y[y].count;
+    }
+    if (last <= first) goto done;
+    between = malloc((size_t)padded * (size_t)(last - first));
+    if (!between) goto done;
+    for (int y = first; y < last; y++) {
+        const uint8_t *row = in + y * stride;
+        uint8_t *to = between + (y - first) * padded;
+        if (step == 1)
+            across_grey(row, spans_x, weights_x, most_x, wide, to);
+        else
+            across_colour(row, step, spans_x, weights_x, most_x, wide, to);
+        memset(to + bytes, 0, (size_t)(padded - bytes));
+    }
+    for (int y = 0; y < high; y++)
+        down(between + (spans_y[y].first - first) * padded, padded, spans_y[y].count, weights_y + (size_t)y * most_y,
+             bytes, out + y * bytes);
+    failed = 0;
+done:
+    free(spans_x);
+    free(spans_y);
+    free(weights_x);
+    free(weights_y);
+    free(between);
+    return failed;
+}
+
+/* Mirrors the pictures numbered `which` of [N, H, W, channels] in place. */
+void mirror(uint8_t *images, const int64_t *which, int64_t count, int64_t height, int64_t width, int64_t channels) {
+#pragma omp parallel for schedule(static)
+    for (int64_t number = 0; number < count * height; number++) {
+        const int64_t place = which[number / height] * height + number % height;
+        uint8_t *row = images + place * width * channels;
+        if (channels == 3) {
+            for (uint8_t *a = row, *b = row + (width - 1) * 3; a < b; a += 3, b -= 3) {
+                const uint8_t red = a[0], green = a[1], blue = a[2];
+                a[0] = b[0], a[1] = b[1], a[2] = b[2];
+                b[0] = red, b[1] = green, b[2] = blue;
+            }
+        } else {
+            for (uint8_t *a = row, *b = row + width - 1; a < b; a++, b--) {
+                const uint8_t grey = *a;
+                *a = *b;
+                *b = grey;
+            }
+        }
+    }
+}
+
+/* (x / 255 - mean) / std of `pixels` pixels of 1 or 3 channels; `mean` and `std` have 48 numbers, over and over. */
+void normalise(const uint8_t *in, int64_t pixels, int64_t channels, const float *mean, const float *std, float *out) {
+    const int64_t total = pixels * channels, blocks = total / 48;
+#pragma omp parallel for schedule(static)
+    for (int64_t block = 0; block < blocks; block++)
+        for (int lane = 0; lane < 48; lane++)
+            out[block * 48 + lane] = ((float)in[block * 48 + lane] / 255.0f - mean[lane]) / std[lane];
+    for (int64_t at = blocks * 48; at < total; at++) out[at] = ((float)in[at] / 255.0f - mean[at % 48]) / std[at % 48];
+}
