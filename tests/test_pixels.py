@@ -94,7 +94,9 @@ def test_batches_are_mirrored_and_normalised_to_torchs_bits(
     mode: imaging.Mode, side: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     channels = 3 if mode == "RGB" else 1
-    how = Preprocessing(mode, side, side, "bilinear", (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels])
+    how = Preprocessing(
+        mode, side, side, "bilinear", (0.485, 0.456, 0.406)[:channels], (0.229, 0.224, 0.225)[:channels]
+    )
     batch = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (5, side, side, channels), dtype=np.uint8))
     which = np.array([True, False, True, True, False])
     normalise = transforms.Normalise(how, torch.device("cpu"), channels_last=True)

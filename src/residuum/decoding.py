@@ -239,9 +239,7 @@ def _load(picture: Image.Image, name: str) -> int:
     return orientation
 
 
-def _finish(
-    picture: Image.Image, mode: Mode, orientation: int, name: str, *, shared: bool = False
-) -> Image.Image:
+def _finish(picture: Image.Image, mode: Mode, orientation: int, name: str, *, shared: bool = False) -> Image.Image:
     """Returns a decoded picture as a new, upright one in `mode`, which shares nothing with the file."""
     finished = _to_mode(picture, mode, name)
     if finished is picture:  # whose pixels are taken as they are, where nobody else has them

@@ -1,8 +1,8 @@
 /* Crop and resize, mirror, normalise: each in one go through memory, with the same bits as Pillow and torch.
 
    resample follows Pillow's Resample.c (8 bits a channel) operation by operation: coefficients in double precision,
-   rounded to 22 bits; first across, rounded to 8 bits, then down. So it must be compiled without contraction into fused
-   multiply-adds (-ffp-contract=off). Channels lie innermost. */
+   rounded to 22 bits; across and down, one after the other, rounded to 8 bits in between. So it must be compiled without
+   contraction into fused multiply-adds (-ffp-contract=off). Channels lie innermost. */
 
 #include <math.h>
 #include <stdint.h>
@@ -14,7 +14,7 @@ typedef int32_t i32x4 __attribute__((vector_size(16)));
 typedef uint8_t u8x16 __attribute__((vector_size(16)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 
-enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1), BLOCK = 64 };
+enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1) };
 
 static double bilinear(double x) {
     if (x < 0) x = -x;
@@ -108,64 +108,97 @@ static void across_grey(const uint8_t *row, const Span *spans, const int32_t *we
     }
 }
 
-/* One row down: `count` rows that lie `stride` bytes apart, each times its weight; `bytes` of them, padded to BLOCK. */
-static void down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights, int64_t bytes, uint8_t *out) {
-    for (int64_t x = 0; x < bytes; x += BLOCK) {
-        i32x16 sums[BLOCK / 16];
-        for (int part = 0; part < BLOCK / 16; part++) sums[part] = (i32x16){0} + HALF;
-        for (int i = 0; i < count; i++)
-            for (int part = 0; part < BLOCK / 16; part++) {
-                u8x16 some;
-                memcpy(&some, rows + i * stride + x + part * 16, 16);
-                sums[part] += __builtin_convertvector(some, i32x16) * weights[i];
-            }
-        uint8_t found[BLOCK];
-        for (int part = 0; part < BLOCK / 16; part++) {
-            i32x16 sum = sums[part] >> PRECISION;
-            sum &= sum > 0;
-            const i32x16 over = sum > 255;
-            sum = (sum & ~over) | (over & 255);
-            const u8x16 some = __builtin_convertvector(sum, u8x16);
-            memcpy(found + part * 16, &some, 16);
-        }
-        memcpy(out + x, found, (size_t)(bytes - x < BLOCK ? bytes - x : BLOCK));
+/* 16 bytes of a row down, from `rows` on. */
+static inline u8x16 sixteen_down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights) {
+    i32x16 sum = (i32x16){0} + HALF;
+    for (int i = 0; i < count; i++) {
+        u8x16 some;
+        memcpy(&some, rows + i * stride, 16);
+        sum += __builtin_convertvector(some, i32x16) * weights[i];
     }
+    sum >>= PRECISION;
+    sum &= sum > 0;
+    const i32x16 over = sum > 255;
+    return __builtin_convertvector((sum & ~over) | (over & 255), u8x16);
+}
+
+/* One row down: `bytes` of `count` rows that lie `stride` bytes apart, each times its weight. */
+static void down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights, int64_t bytes, uint8_t *out) {
+    int64_t x = 0;
+    for (; x + 64 <= bytes; x += 64)
+        for (int part = 0; part < 64; part += 16) {
+            const u8x16 some = sixteen_down(rows + x + part, stride, count, weights);
+            memcpy(out + x + part, &some, 16);
+        }
+    for (; x + 16 <= bytes; x += 16) {
+        const u8x16 some = sixteen_down(rows + x, stride, count, weights);
+        memcpy(out + x, &some, 16);
+    }
+    for (; x < bytes; x++) {
+        int32_t sum = HALF;
+        for (int i = 0; i < count; i++) sum += rows[i * stride + x] * weights[i];
+        out[x] = clipped(sum);
+    }
+}
+
+/* The pixels that results are made of: from *first to before *last. Returns whether there are any. */
+static int used(const Span *spans, int wanted, int *first, int *last) {
+    *first = spans[0].first, *last = spans[0].first + spans[0].count;
+    for (int at = 1; at < wanted; at++) {
+        if (spans[at].first < *first) *first = spans[at].first;
+        if (spans[at].first + spans[at].count > *last) *last = spans[at].first + spans[at].count;
+    }
+    return *first < *last;
 }
 
 /* Pillow's resize of a picture of width x height pixels at `in`, whose rows lie `stride` bytes apart and whose pixels
    have `step` bytes (1: grey; 3 or 4: colour, of which 4 bytes are read, so that one byte behind the last pixel must be
-   readable where they have 3). `box` is resized to out_width x out_height, and of that wide x high pixels from left, top
-   on are written to `out`, [high, wide, 1 or 3]. Returns 0, or 1 where memory is short. */
+   readable where they have 3). `box` is resized to out_width x out_height, first across or first down, and of that
+   wide x high pixels from left, top on are written to `out`, [high, wide, 1 or 3]. Returns 0, or 1 where memory is short
+   or nothing is asked for. */
 int resample(const uint8_t *in, int64_t stride, int step, int width, int height, const float *box, int out_width,
-             int out_height, int cubic, int left, int top, int wide, int high, uint8_t *out) {
+             int out_height, int cubic, int down_first, int left, int top, int wide, int high, uint8_t *out) {
     const int channels = step == 1 ? 1 : 3;
-    const int64_t bytes = (int64_t)wide * channels, padded = (bytes + BLOCK) / BLOCK * BLOCK + BLOCK;
-    int most_x, most_y, failed = 1;
+    const int64_t bytes = (int64_t)wide * channels;
+    int most_x, most_y, first_x, last_x, first_y, last_y, failed = 1;
     Span *spans_x = NULL, *spans_y = NULL;
     int32_t *weights_x = NULL, *weights_y = NULL;
-    uint8_t *between = NULL;
+    uint8_t *between = NULL, *row = NULL;
+    if (wide < 1 || high < 1) return 1;
     if (coefficients(width, box[0], box[2], out_width, cubic, left, wide, &most_x, &spans_x, &weights_x)) goto done;
     if (coefficients(height, box[1], box[3], out_height, cubic, top, high, &most_y, &spans_y, &weights_y)) goto done;
-    int first = height, last = 0;
-    for (int y = 0; y < high; y++) {
-        if (spans_y[y].first < first) first = spans_y[y].first;
-        if (spans_y[y].first + spans_y[y].count > last) last = spans_y[y].first + spans_y[y].count;
+    if (!used(spans_x, wide, &first_x, &last_x) || !used(spans_y, high, &first_y, &last_y)) goto done;
+    row = malloc((size_t)bytes + 4);
+    if (!row) goto done;
+    if (down_first) {
+        const int64_t some = (int64_t)(last_x - first_x) * step;
+        between = malloc((size_t)some + 4);
+        if (!between) goto done;
+        memset(between + some, 0, 4);
+        for (int x = 0; x < wide; x++) spans_x[x].first -= first_x;
+        for (int y = 0; y < high; y++) {
+            down(in + spans_y[y].first * stride + first_x * step, stride, spans_y[y].count,
+                 weights_y + (size_t)y * most_y, some, between);
+            if (step == 1)
+                across_grey(between, spans_x, weights_x, most_x, wide, row);
+            else
+                across_colour(between, step, spans_x, weights_x, most_x, wide, row);
+            memcpy(out + y * bytes, row, (size_t)bytes);
+        }
+    } else {
+        between = malloc((size_t)bytes * (size_t)(last_y - first_y) + 4);
+        if (!between) goto done;
+        for (int y = first_y; y < last_y; y++) { /* each writes one byte into the next, which comes later */
+            uint8_t *to = between + (y - first_y) * bytes;
+            if (step == 1)
+                across_grey(in + y * stride, spans_x, weights_x, most_x, wide, to);
+            else
+                across_colour(in + y * stride, step, spans_x, weights_x, most_x, wide, to);
+        }
+        for (int y = 0; y < high; y++)
+            down(between + (spans_y[y].first - first_y) * bytes, bytes, spans_y[y].count,
+                 weights_y + (size_t)y * most_y, bytes, out + y * bytes);
     }
-    if (last <= first) goto done;
-    between = malloc((size_t)padded * (size_t)(last - first));
-    if (!between) goto done;
-    for (int y = first; y < last; y++) {
-        const uint8_t *row = in + y * stride;
-        uint8_t *to = between + (y - first) * padded;
-        if (step == 1)
-            across_grey(row, spans_x, weights_x, most_x, wide, to);
-        else
-            across_colour(row, step, spans_x, weights_x, most_x, wide, to);
-        memset(to + bytes, 0, (size_t)(padded - bytes));
-    }
-    for (int y = 0; y < high; y++)
-        down(between + (spans_y[y].first - first) * padded, padded, spans_y[y].count, weights_y + (size_t)y * most_y,
-             bytes, out + y * bytes);
     failed = 0;
 done:
     free(spans_x);
@@ -173,6 +206,7 @@ done:
     free(weights_x);
     free(weights_y);
     free(between);
+    free(row);
     return failed;
 }
 

@@ -416,7 +416,9 @@ def test_a_damaged_cache_is_refused(whole: Path, tmp_path: Path) -> None:
     stored = (whole / cache.PIXELS).read_bytes()
     assert "has" in damaged(cache.PIXELS, stored[:-1])
     assert "cannot be read" in damaged(cache.PIXELS, None)
-    assert "the content of index.safetensors is not what" in damaged(cache.INDEX, (whole / cache.INDEX).read_bytes() + b" ")
+    assert "the content of index.safetensors is not what" in damaged(
+        cache.INDEX, (whole / cache.INDEX).read_bytes() + b" "
+    )
     assert "SHA256SUMS is missing" in damaged(cache.SUMS, None)
     assert "does not list" in damaged(cache.SUMS, b"")
     assert "is not what SHA256SUMS says" in damaged(cache.CARD, b"{}")
@@ -451,7 +453,7 @@ def test_a_forged_index_leads_nowhere(whole: Path, tmp_path: Path, what: str) ->
 def test_only_a_sample_of_a_large_set_is_asked_for_its_times(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "ASKED_LIMIT", 9)
+    monkeypatch.setattr(cache, "ASKED_LIMIT", 7)
     monkeypatch.setattr(cache, "ASKED_SAMPLE", 3)
     folder = write(str(photos), tmp_path / "cache", px=20).folder
     asked: list[str] = []

@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards")
     add("-o", "--out", metavar="DIR", type=Path, required=True, help="the folder to write; an older cache is replaced")
-    text = "shorter side at which pictures are kept, at least what evaluation resizes to (256); 0 keeps them as they are"
+    text = (
+        "shorter side at which pictures are kept, at least what evaluation resizes to (256); 0 keeps them as they are"
+    )
     add("--px", type=flags.whole_number(0), default=256, metavar="N", help=text)
     text = "how larger pictures are resized: bilinear (default) or bicubic, as the recipe's data.interpolation"
     add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", metavar="KIND", help=text)

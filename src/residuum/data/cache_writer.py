@@ -439,4 +439,3 @@ def _free_bytes(folder: Path) -> int:
     """Returns how much the disk that `folder` is on, or will be, has left."""
     place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(place).free
-

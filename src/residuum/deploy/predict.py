@@ -161,9 +161,7 @@ class Predictor:
         return explainer(pictures, _title(pictures))
 
     def _prepare(self, source: Source) -> NDArray[np.uint8]:
-        return imaging.prepare_channels_last(
-            imaging.open_picture(source, self.preprocessing.mode), self.preprocessing
-        )
+        return imaging.prepare_channels_last(imaging.open_picture(source, self.preprocessing.mode), self.preprocessing)
 
     def _try_prepare(self, source: Source) -> NDArray[np.uint8] | PictureError:
         try:

@@ -129,9 +129,7 @@ def evaluate_in_full(
         with world.one_after_the_other():
             images, what, skipped = pictures_of(trained, data, split, on_bad_image)
         answering = [inference.answering(network.model, number_format) for network in trained]
-        model, loader = _seeing(
-            trained, answering, kind, images, batch_size, place, workers, on_bad_image, world
-        )
+        model, loader = _seeing(trained, answering, kind, images, batch_size, place, workers, on_bad_image, world)
         batches = watch(loader, len(images)) if world.is_main else loader
         scores, predictions = score(model, batches, trained[0].classes, world=world)
         for found in world.gather(loader.skipped):

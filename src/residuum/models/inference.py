@@ -230,9 +230,7 @@ def _onednn_has(dtype: torch.dtype) -> bool:
         return False
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
-    return dtype == torch.float32 or (
-        dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
 
 
 def _hooked(module: nn.Module) -> bool:
