@@ -9,12 +9,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef __SSE4_1__
+#include <immintrin.h>
+#endif
+
 typedef uint8_t u8x4 __attribute__((vector_size(4)));
 typedef int32_t i32x4 __attribute__((vector_size(16)));
-typedef uint8_t u8x16 __attribute__((vector_size(16)));
-typedef int32_t i32x16 __attribute__((vector_size(64)));
 
-enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1) };
+enum { PRECISION = 32 - 8 - 2, HALF = 1 << (PRECISION - 1), BLOCK = 32 };
 
 static double bilinear(double x) {
     if (x < 0) x = -x;
@@ -79,23 +81,39 @@ static inline uint8_t clipped(int32_t sum) {
     return (uint8_t)(sum < 0 ? 0 : sum > 255 ? 255 : sum);
 }
 
+/* The 4 bytes at `at`. */
+static inline i32x4 four(const uint8_t *at) {
+#ifdef __SSE4_1__
+    int32_t bytes;
+    memcpy(&bytes, at, 4);
+    return (i32x4)_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes));
+#else
+    u8x4 bytes;
+    memcpy(&bytes, at, 4);
+    return __builtin_convertvector(bytes, i32x4);
+#endif
+}
+
+/* Writes 4 sums as bytes. */
+static inline void put_four(uint8_t *out, i32x4 sum) {
+    sum >>= PRECISION;
+#ifdef __SSE4_1__
+    const __m128i words = _mm_packus_epi32((__m128i)sum, (__m128i)sum);
+    const int32_t bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    memcpy(out, &bytes, 4);
+#else
+    for (int at = 0; at < 4; at++) out[at] = (uint8_t)(sum[at] < 0 ? 0 : sum[at] > 255 ? 255 : sum[at]);
+#endif
+}
+
 /* One row across, of pixels of `step` bytes (4 bytes are read of each), to 3 bytes each; writes one byte beyond. */
 static void across_colour(const uint8_t *row, int step, const Span *spans, const int32_t *weights, int most, int wanted,
                           uint8_t *out) {
     for (int x = 0; x < wanted; x++, weights += most, out += 3) {
         const uint8_t *at = row + (size_t)spans[x].first * step;
         i32x4 sum = {HALF, HALF, HALF, HALF};
-        for (int i = 0; i < spans[x].count; i++, at += step) {
-            u8x4 pixel;
-            memcpy(&pixel, at, 4);
-            sum += __builtin_convertvector(pixel, i32x4) * weights[i];
-        }
-        sum >>= PRECISION;
-        sum &= sum > 0;
-        const i32x4 over = sum > 255;
-        sum = (sum & ~over) | (over & 255);
-        const u8x4 bytes = __builtin_convertvector(sum, u8x4);
-        memcpy(out, &bytes, 4);
+        for (int i = 0; i < spans[x].count; i++, at += step) sum += four(at) * weights[i];
+        put_four(out, sum);
     }
 }
 
@@ -108,31 +126,18 @@ static void across_grey(const uint8_t *row, const Span *spans, const int32_t *we
     }
 }
 
-/* 16 bytes of a row down, from `rows` on. */
-static inline u8x16 sixteen_down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights) {
-    i32x16 sum = (i32x16){0} + HALF;
-    for (int i = 0; i < count; i++) {
-        u8x16 some;
-        memcpy(&some, rows + i * stride, 16);
-        sum += __builtin_convertvector(some, i32x16) * weights[i];
-    }
-    sum >>= PRECISION;
-    sum &= sum > 0;
-    const i32x16 over = sum > 255;
-    return __builtin_convertvector((sum & ~over) | (over & 255), u8x16);
-}
-
 /* One row down: `bytes` of `count` rows that lie `stride` bytes apart, each times its weight. */
 static void down(const uint8_t *rows, int64_t stride, int count, const int32_t *weights, int64_t bytes, uint8_t *out) {
     int64_t x = 0;
-    for (; x + 64 <= bytes; x += 64)
-        for (int part = 0; part < 64; part += 16) {
-            const u8x16 some = sixteen_down(rows + x + part, stride, count, weights);
-            memcpy(out + x + part, &some, 16);
+    for (; x + BLOCK <= bytes; x += BLOCK) {
+        int32_t sums[BLOCK];
+        for (int at = 0; at < BLOCK; at++) sums[at] = HALF;
+        for (int i = 0; i < count; i++) {
+            const uint8_t *row = rows + i * stride + x;
+            const int32_t weight = weights[i];
+            for (int at = 0; at < BLOCK; at++) sums[at] += row[at] * weight;
         }
-    for (; x + 16 <= bytes; x += 16) {
-        const u8x16 some = sixteen_down(rows + x, stride, count, weights);
-        memcpy(out + x, &some, 16);
+        for (int at = 0; at < BLOCK; at++) out[x + at] = clipped(sums[at]);
     }
     for (; x < bytes; x++) {
         int32_t sum = HALF;

@@ -45,12 +45,12 @@ class Pixels:
     @property
     def width(self) -> int:
         """W."""
-        return self.array.shape[1]
+        return int(self.array.shape[1])
 
     @property
     def height(self) -> int:
         """H."""
-        return self.array.shape[0]
+        return int(self.array.shape[0])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -125,12 +125,11 @@ def _by_kernel(
     return out
 
 
-def mirror(address: int, which: NDArray[np.int64], shape: tuple[int, int, int, int]) -> bool:
+def mirror(address: int, which: NDArray[np.int64], height: int, width: int, channels: int) -> bool:
     """Mirrors the pictures numbered `which` of uint8 [N, H, W, C] at `address`; returns whether it could."""
     kernel = library()
     if kernel is None:
         return False
-    _, height, width, channels = shape
     kernel.mirror(address, which.ctypes.data, len(which), height, width, channels)
     return True
 
@@ -213,12 +212,13 @@ def library() -> ctypes.CDLL | None:
 
 def _is_pillows(kernel: ctypes.CDLL) -> bool:
     """Whether the kernel gives Pillow's bits, of some noise that is made smaller and larger either way."""
-    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    for size, box in itertools.product(((60, 20), (20, 60), (33, 5), (39, 30)), ((0, 0, 40, 40), (1.5, 2.2, 37.1, 20.3))):
+    picture = PIL.Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    boxes: tuple[Box, ...] = ((0, 0, 40, 40), (1.5, 2.2, 37.1, 20.3))
+    for size, box in itertools.product(((60, 20), (20, 60), (33, 5), (39, 30)), boxes):
         for kind in get_args(Interpolation):
-            picture = PIL.Image.fromarray(noise)
             wanted = picture.resize(size, PIL.Image.Resampling[kind.upper()], box)
-            if not np.array_equal(_by_kernel(kernel, picture, size, kind, None, box, None), np.asarray(wanted)):
+            found = _by_kernel(kernel, picture, size, kind, None, box, None)
+            if found is not None and not np.array_equal(found, np.asarray(wanted)):
                 return False
     return True
 

@@ -48,7 +48,7 @@ def test_what_is_wrong_has_its_exit_code(
     assert answered(capsys, "cache", str(class_folders), "--out", "x", "--px", "-1")[0] == 2
     assert answered(capsys, "cache", str(class_folders), "--out", str(class_folders / "x"))[0] == 2
     assert answered(capsys, "cache", "missing", "--out", "x")[0] == 3
-    monkeypatch.setattr(cache_writer, "_free_bytes", lambda folder: 10)  # noqa: ARG005
+    monkeypatch.setattr(cache_writer, "free_bytes", lambda folder: 10)  # noqa: ARG005
     code, _, err = answered(capsys, "cache", str(class_folders), "--out", "x")
     assert code == 5
     assert "Free some space" in err

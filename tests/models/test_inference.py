@@ -95,7 +95,7 @@ def test_the_network_stays_what_it_is() -> None:
 
 
 def test_what_is_watched_is_called() -> None:
-    """Hooks on a block, inside of one and on a stage are all served, with what the module's own way would have given."""
+    """Hooks on a block, inside of one and on a stage are all served, with what the module itself would have given."""
     model = network("resnet20_cifar")
     seen: list[Tensor] = []
     places = ("stages.0.1", "stages.1.0.branch.norm1", "stages.2")

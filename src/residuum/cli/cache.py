@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _terminated_as_interrupted() -> Iterator[None]:
     """Lets a polite request to stop (SIGTERM) clear up as Ctrl-C does."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         raise KeyboardInterrupt
 
     former = signal.signal(signal.SIGTERM, interrupt)

@@ -1,7 +1,7 @@
 """A cache: the pictures of a set, decoded once, as pixels in one file that is mapped into memory.
 
-A folder of its own, which `--data` takes like the set that it was made of, with the same classes, parts, names and order
-of the pictures, so that a seed divides both in the same way:
+A folder of its own, which `--data` takes like the set that it was made of, with the same classes, parts, names and
+order of the pictures, so that a seed divides both in the same way:
 
     pixels.bin            uint8, the pictures end to end, each [H, W, C]; spare bytes behind the last
     index.safetensors     where each begins, its size, its label, its name; what the system says of its file

@@ -1,26 +1,21 @@
 """Makes a cache of a set (see `cache`): every picture is decoded once, by threads, and its shorter side brought to a
 length from which random crops are taken; smaller ones stay as they are.
 
-It is written aside, in a hidden folder beside the place where it belongs, flushed, and renamed. What stops before that
-leaves nothing but, after `kill -9`, that folder, which the next one that is made there removes. A cache has one writer at a
-time and any number of readers; who reads an older one keeps it until it ends.
+Where it is written, and what becomes of it when that is interrupted: `cache_place`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
-import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import safetensors.numpy
@@ -29,6 +24,7 @@ from numpy.typing import NDArray
 from residuum import imaging, pixels
 from residuum.data import cache, parquet, patterns, sources, tar
 from residuum.data.cache import CARD, FORMAT, INDEX, PIXELS, SUMS, Card
+from residuum.data.cache_place import flush, free_bytes, in_place_when_done, refuse_place
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import PathsBuilder, displayed
 from residuum.data.sets import FileSet, ImageSet, opened, refuse_if_many_bad, sampled
@@ -114,16 +110,16 @@ def write(
     """
     began = time.monotonic()
     found = _found(source)
-    _refuse_place(folder, source)
+    refuse_place(folder, source)
     parts = {part: found.parts[part] for part in ORDER if part in found.parts}
     total = sum(map(len, parts.values()))
     present = _present(source, folder, px, interpolation)
     if present is not None:
         return present
-    plan = Plan(source, folder, total, _estimated(parts, px), _free_bytes(folder))
+    plan = Plan(source, folder, total, _estimated(parts, px), free_bytes(folder))
     before(plan)
     _refuse_if_too_large(plan)
-    with _in_place_when_done(plan) as aside:
+    with in_place_when_done(folder, plan.bytes) as aside:
         index = _write_pictures(aside, parts, px, interpolation, on_bad_image, workers or cores(), progress)
         card = _card(source, found, parts, px, interpolation, index)
         _write_rest(aside, parts, card, index)
@@ -138,28 +134,6 @@ def _refuse_if_too_large(plan: Plan) -> None:
             expected="Expected a disk that holds it.",
             hint="Free some space, give another place with --out, or make the pictures smaller with --px.",
         )
-
-
-@contextmanager
-def _in_place_when_done(plan: Plan) -> Iterator[Path]:
-    """Yields a folder to write to, which then takes the place of the cache; whatever is raised, it is removed."""
-    folder = plan.folder
-    aside = folder.parent / f"{_prefix(folder)}writing-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
-        try:
-            aside.mkdir()
-            yield aside
-            _put_in_place(aside, folder)
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
-    except OSError as error:
-        raise ResourceError(
-            f"Cannot write the cache {displayed(str(folder))}: {error.strerror or error}.",
-            expected=f"Expected a folder that can be written, with about {plan.bytes / 1e9:.2f} GB of space.",
-            hint="Free some space, or give another place with --out. Nothing is left of what was written.",
-        ) from error
 
 
 def _found(source: str) -> Found:
@@ -182,30 +156,6 @@ def _found(source: str) -> Found:
 
 def _first(found: Found) -> ImageSet:
     return next(iter(found.parts.values()))
-
-
-def _refuse_place(folder: Path, source: str) -> None:
-    """Refuses to write among the pictures, or in the place of anything but a cache or an empty folder."""
-    data = Path(source).expanduser()
-    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
-        raise UsageError(
-            f"{displayed(str(folder))} lies among the pictures of {displayed(source)}.",
-            expected="Expected a place outside of the set, which is not changed.",
-            hint="Give another one to --out.",
-        )
-    if not folder.is_dir():
-        if os.path.lexists(folder):
-            raise UsageError(
-                f"{displayed(str(folder))} is a file.",
-                expected="Expected the name of a new folder.",
-                hint="Give another one to --out.",
-            )
-    elif not cache.is_cache(folder) and any(folder.iterdir()):
-        raise UsageError(
-            f"{displayed(str(folder))} is a folder that holds something else than a cache.",
-            expected=f"Expected no such folder, an empty one, or a cache (with {CARD}).",
-            hint="Give another one to --out.",
-        )
 
 
 def _present(source: str, folder: Path, px: int, interpolation: str) -> Cached | None:
@@ -281,7 +231,7 @@ def _write_pictures(
                     put(file, found)
                     progress(1)
         put(file, np.zeros(pixels.SPARE_BYTES, dtype=np.uint8))
-        _flush(file)
+        flush(file)
     (aside / SUMS).write_text(f"{digest.hexdigest()}  {PIXELS}\n", encoding="ascii")
     return index
 
@@ -348,7 +298,7 @@ def _write_rest(aside: Path, parts: dict[PartName, ImageSet], card: Card, index:
         head, slash, tail = name.rpartition("/")
         builder.add(head + slash, [tail])
     stamped = [stamps for images in parts.values() if (stamps := cache.stamps(images)) is not None]
-    arrays = {
+    arrays: dict[str, NDArray[Any]] = {
         "starts": np.array(index.starts, dtype=np.int64),
         "sizes": np.array(index.sizes, dtype=np.int32).reshape(-1, 2),
         "labels": np.concatenate([images.labels for images in parts.values()]).astype(np.int64),
@@ -364,7 +314,7 @@ def _write_rest(aside: Path, parts: dict[PartName, ImageSet], card: Card, index:
     for name, content in {**files, SUMS: sums.encode("ascii")}.items():
         with (aside / name).open("wb") as file:
             file.write(content)
-            _flush(file)
+            flush(file)
 
 
 def _names(parts: dict[PartName, ImageSet]) -> Iterator[str]:
@@ -387,55 +337,7 @@ def _shards(source: str, parts: dict[PartName, ImageSet]) -> list[Path]:
         return []
     path = Path(source).expanduser()
     if path.is_dir():
-        return parquet.shards_of(path) or tar.shards_of(path)
+        return parquet.shards_of(path) or [shard for shards in tar.shards_of(path).values() for shard in shards]
     if path.is_file():
         return [path]
     return patterns.files_of(source) if patterns.is_pattern(source) else []
-
-
-def _prefix(folder: Path) -> str:
-    """What the names of all siblings that belong to `folder` start with."""
-    return f".{folder.name}."
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Removes what killed writers left, and puts an older cache back that one of them had moved aside."""
-    for sibling in folder.parent.iterdir():
-        if sibling.name.startswith(f"{_prefix(folder)}writing-"):
-            shutil.rmtree(sibling, ignore_errors=True)
-    older = folder.parent / f"{_prefix(folder)}older"
-    if older.exists():
-        if folder.exists():
-            shutil.rmtree(older, ignore_errors=True)
-        else:
-            older.rename(folder)
-
-
-def _put_in_place(aside: Path, folder: Path) -> None:
-    older = folder.parent / f"{_prefix(folder)}older"
-    replaces = folder.exists()
-    if replaces:
-        folder.rename(older)
-    try:
-        aside.rename(folder)
-    except OSError:
-        if replaces:
-            older.rename(folder)
-        raise
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    shutil.rmtree(older, ignore_errors=True)
-
-
-def _flush(file: IO[bytes]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _free_bytes(folder: Path) -> int:
-    """Returns how much the disk that `folder` is on, or will be, has left."""
-    place = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(place).free

@@ -35,7 +35,7 @@ class Blob:
     paths: Paths = field(repr=False)
     bad: Mapping[int, str]
 
-    def pixels(self, place: int) -> pixels.Pixels:
+    def stored(self, place: int) -> pixels.Pixels:
         """Returns picture `place` as it lies in the file."""
         width, height = self.sizes[place].tolist()
         start, channels = int(self.starts[place]), 3 if self.mode == "RGB" else 1
@@ -62,20 +62,20 @@ class MappedSet:
 
     def open(self, index: int, at_least_px: int | None = None) -> Image.Image:  # noqa: ARG002 (nothing to decode)
         """Returns picture `index`; raises PictureError where it could not be used when the file was written."""
-        picture = self.pixels(index).image()
+        picture = self.stored(index).image()
         return picture if self.blob.mode == self.mode else picture.convert(self.mode)
 
-    def pixels(self, index: int) -> pixels.Pixels:
+    def stored(self, index: int) -> pixels.Pixels:
         """Returns picture `index` as it lies in the file, which may be in another mode; raises what `open` raises."""
         place = int(self.rows[index])
         if place in self.blob.bad:
             raise PictureError(self.name(index), self.blob.bad[place])
-        return self.blob.pixels(place)
+        return self.blob.stored(place)
 
     def seen(self, index: int, at_least_px: int | None = None) -> pixels.Picture:
         """Returns picture `index` in the set's mode without a copy, where it lies in that mode; raises what `open`
         raises."""
-        return self.pixels(index) if self.blob.mode == self.mode else self.open(index, at_least_px)
+        return self.stored(index) if self.blob.mode == self.mode else self.open(index, at_least_px)
 
     @property
     def bad(self) -> NDArray[np.int64]:

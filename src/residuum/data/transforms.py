@@ -286,7 +286,7 @@ def _grey(images: Tensor) -> Tensor:
 def _mirrored(images: Tensor, which: NDArray[np.bool_]) -> Tensor:
     chosen = np.flatnonzero(which)
     rows = images.permute(0, 2, 3, 1)
-    if _in_reach(rows) and pixels.mirror(rows.data_ptr(), chosen, rows.shape):
+    if _in_reach(rows) and pixels.mirror(rows.data_ptr(), chosen, *rows.shape[1:]):
         return images
     at = _on(images, chosen)
     images[at] = images[at].flip(-1)

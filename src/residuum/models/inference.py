@@ -226,7 +226,7 @@ def _float(layer: nn.Module) -> Step:
 
 def _onednn_has(dtype: torch.dtype) -> bool:
     """Whether oneDNN's fused convolutions are to be had for `dtype`."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
+    if not torch._C._has_mkldnn or not torch.backends.mkldnn.enabled:
         return False
     if not hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
         return False
