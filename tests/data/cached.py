@@ -1,4 +1,4 @@
-"""What the tests of caches share: a folder of pictures, batches of a set, and whether two lists of them are the same."""
+"""What the tests of caches share: a folder of pictures, batches of a set, and whether two lists are the same."""
 
 from __future__ import annotations
 
