@@ -137,7 +137,7 @@ def open_picture(
             if at_least_px is not None and isinstance(picture, JpegImagePlugin.JpegImageFile) and picture is not source:
                 picture.draft(None, (at_least_px, at_least_px))
             orientation = _load(picture, name)
-            return _finish(picture, mode, orientation, name)
+            return _finish(picture, mode, orientation, name, shared=isinstance(source, Image.Image))
         except _DECODER_ERRORS as error:
             raise PictureError(name, _reason(error)) from error
 
@@ -239,9 +239,11 @@ def _load(picture: Image.Image, name: str) -> int:
     return orientation
 
 
-def _finish(picture: Image.Image, mode: Mode, orientation: int, name: str) -> Image.Image:
+def _finish(picture: Image.Image, mode: Mode, orientation: int, name: str, *, shared: bool = False) -> Image.Image:
     """Returns a decoded picture as a new, upright one in `mode`, which shares nothing with the file."""
     finished = _to_mode(picture, mode, name)
+    if finished is picture:  # whose pixels are taken as they are, where nobody else has them
+        finished = picture.copy() if shared else picture._new(picture.im)
     if orientation in _TRANSPOSE and not isinstance(picture, TiffImagePlugin.TiffImageFile):
         finished = finished.transpose(_TRANSPOSE[orientation])
     finished.info = {}
@@ -294,7 +296,7 @@ def _to_mode(picture: Image.Image, mode: Mode, name: str) -> Image.Image:
         picture = _over_white(picture)
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode == "1" else "RGB")
-    return picture.convert(mode)
+    return picture if picture.mode == mode else picture.convert(mode)
 
 
 def _to_8_bit(picture: Image.Image, name: str) -> Image.Image:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from residuum import pixels
 from residuum.decoding import (
     EXTENSIONS,
     FORMAT_OF_EXTENSION,
@@ -42,7 +43,9 @@ __all__ = [
     "normalise",
     "open_picture",
     "prepare",
+    "prepare_channels_last",
     "resized",
+    "scaled_size",
     "seen_part",
     "squared",
 ]
@@ -116,17 +119,25 @@ class Preprocessing:
         return cls(**{**values, **numbers})  # type: ignore[arg-type]
 
 
-def prepare(picture: Image.Image, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+def prepare(picture: pixels.Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Returns the network's view of an opened picture: resized with antialiasing, and the centre cropped.
 
     Shapes: uint8 [C, img_size, img_size]. The picture has `preprocessing.mode`. With "shorter-crop" nothing is padded:
     where `resize_px` is below `img_size`, the shorter side is brought to `img_size`.
     """
+    return np.ascontiguousarray(prepare_channels_last(picture, preprocessing).transpose(2, 0, 1))
+
+
+def prepare_channels_last(picture: pixels.Picture, preprocessing: Preprocessing) -> NDArray[np.uint8]:
+    """Returns what `prepare` does as uint8 [img_size, img_size, C]."""
     crop_px = preprocessing.img_size
-    cropped = preprocessing.resize == "shorter-crop"
-    picture = resized(picture, max(preprocessing.resize_px, crop_px) if cropped else crop_px, preprocessing)
-    left, top = round((picture.width - crop_px) / 2), round((picture.height - crop_px) / 2)
-    return _array(picture.crop((left, top, left + crop_px, top + crop_px)))
+    if preprocessing.resize != "shorter-crop":
+        image = squared(pixels.image_of(picture), preprocessing, crop_px)
+        return pixels.resample(image, image.size, preprocessing.interpolation)
+    part, size = _scaled(picture.size, max(preprocessing.resize_px, crop_px))
+    left, top = (round((side - crop_px) / 2) for side in size)
+    window = (left, top, left + crop_px, top + crop_px)
+    return pixels.resample(picture, size, preprocessing.interpolation, part=part, window=window)
 
 
 def resized(picture: Image.Image, side_px: int, preprocessing: Preprocessing) -> Image.Image:
@@ -138,17 +149,32 @@ def resized(picture: Image.Image, side_px: int, preprocessing: Preprocessing) ->
     """
     if preprocessing.resize != "shorter-crop":
         return squared(picture, preprocessing, side_px)
-    width, height = picture.size
-    shorter = min(width, height)
-    if max(width, height) > _STRIP_RATIO * shorter:
+    part, size = _scaled(picture.size, side_px)
+    picture = picture if part is None else picture.crop(part)
+    return picture if picture.size == size else picture.resize(size, _FILTERS[preprocessing.interpolation])
+
+
+def _scaled(size: tuple[int, int], side_px: int) -> tuple[pixels.Part | None, tuple[int, int]]:
+    """Returns the part of a picture of `size` (width, height) that is kept where it is a strip, and the size at which
+    its shorter side is `side_px`."""
+    width, height = size
+    shorter = min(size)
+    part: pixels.Part | None = None
+    if max(size) > _STRIP_RATIO * shorter:
         width, height = min(width, _STRIP_RATIO * shorter), min(height, _STRIP_RATIO * shorter)
-        left, top = (picture.width - width) // 2, (picture.height - height) // 2
-        picture = picture.crop((left, top, left + width, top + height))
+        left, top = (size[0] - width) // 2, (size[1] - height) // 2
+        part = (left, top, left + width, top + height)
+    return part, scaled_size((width, height), side_px)
+
+
+def scaled_size(size: tuple[int, int], side_px: int) -> tuple[int, int]:
+    """Returns the size, width and height, at which the shorter side is `side_px`."""
+    width, height = size
+    shorter = min(size)
     if shorter == side_px:
-        return picture
+        return size
     # The longer side is rounded down, as torchvision's Resize does.
-    size = (max(side_px, width * side_px // shorter), max(side_px, height * side_px // shorter))
-    return picture.resize(size, _FILTERS[preprocessing.interpolation])
+    return max(side_px, width * side_px // shorter), max(side_px, height * side_px // shorter)
 
 
 def seen_part(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[float, float, float, float]:
@@ -176,12 +202,6 @@ def squared(picture: Image.Image, preprocessing: Preprocessing, side_px: int) ->
     square = Image.new(picture.mode, (side_px, side_px), colour if len(colour) == 3 else colour[0])
     square.paste(picture.resize(size, interpolation), ((side_px - size[0]) // 2, (side_px - size[1]) // 2))
     return square
-
-
-def _array(picture: Image.Image) -> NDArray[np.uint8]:
-    """Returns a picture of mode L or RGB as uint8 [C, H, W], in one piece of memory."""
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return np.ascontiguousarray(pixels.reshape(picture.height, picture.width, -1).transpose(2, 0, 1))
 
 
 def normalise(images: NDArray[np.uint8], preprocessing: Preprocessing) -> NDArray[np.float32]:

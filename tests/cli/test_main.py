@@ -51,6 +51,10 @@ FLAGS = {
     "convert": {"FILE", "--model", "-o --out", "--classes", "--accept-license", "--offline", "--json"},
     "recipes": {"list|show", "NAME", "--json"},
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
+    "cache": {
+        "DATA", "-o --out", "--px", "--interpolation", "--on-bad-image", "-j --workers", "--offline", "--json",
+        "-q --quiet", "-v --verbose",
+    },
     "doctor": {"--device", "--no-self-test", "--json"},
     "reproduce": {
         "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",

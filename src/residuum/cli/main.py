@@ -23,6 +23,7 @@ COMMANDS = {
     "search": "find pictures like a picture, and near-duplicates, among vectors",
     "explain": "show what on a picture speaks for a class",
     "check": "look for everything in a set of pictures that would harm training",
+    "cache": "decode a set of pictures once, so that training reads it several times as fast",
     "models": "list the networks",
     "weights": "list the weights to start from that are known by name",
     "convert": "make a bundle of weights that others have trained",

@@ -1,10 +1,10 @@
-"""A random crop of one picture: from a Pillow picture to uint8 [C, S, S], decoded at reduced
-scale where the crop allows. Runs in threads.
+"""A random crop of one picture: from an opened picture to uint8 [C, S, S], decoded at reduced scale where the crop
+allows. Runs in threads. What is returned lies in memory as [S, S, C].
 
 Source: arXiv:1512.03385, section 3.4 (ScaleCrop); arXiv:1409.4842, section 6, as in torchvision's RandomResizedCrop
     (ResizedCrop).
-Departures: the picture is resized by Pillow with antialiasing; a JPEG may have been reduced by a power of two before,
-    in its decoder.
+Departures: the picture is resized as Pillow does it, with antialiasing; a JPEG may have been reduced by a power of
+    two before, in its decoder.
 Shapes: C channels; S = img_size.
 """
 
@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import PIL.Image
 from numpy.typing import NDArray
 
-from residuum import imaging, recipe
+from residuum import imaging, pixels, recipe
 from residuum.errors import RecipeError
 from residuum.imaging import Preprocessing
 
-Opener = Callable[[int | None], PIL.Image.Image]
+Opener = Callable[[int | None], pixels.Picture]
 """Opens one picture; its argument is the shorter side, in pixels, that suffices (None: all there is)."""
 
 _TRIES = 10  # of a random part, before the centre is taken: torchvision's
@@ -46,7 +45,7 @@ class CenterCrop:
     streams: tuple[str, ...] = ()
 
     def __call__(self, open_picture: Opener, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:  # noqa: ARG002
-        return imaging.prepare(open_picture(None), self.preprocessing)
+        return imaging.prepare_channels_last(open_picture(None), self.preprocessing).transpose(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class ScaleCrop:
         shorter_px = self.min_px + int(scale * (self.max_px - self.min_px + 1))
         picture = open_picture(shorter_px)
         if self.preprocessing.resize != "shorter-crop":
-            picture = imaging.squared(picture, self.preprocessing, shorter_px)
+            picture = imaging.squared(pixels.image_of(picture), self.preprocessing, shorter_px)
         side_px, ratio = self.preprocessing.img_size, shorter_px / min(picture.size)
         width, height = (max(shorter_px, round(side * ratio)) for side in picture.size)
         x, y = int(at_x * (width - side_px + 1)), int(at_y * (height - side_px + 1))
@@ -71,7 +70,7 @@ class ScaleCrop:
         across, down = picture.width / width, picture.height / height
         right, bottom = min((x + side_px) * across, picture.width), min((y + side_px) * down, picture.height)
         box = (x * across, y * down, right, bottom)
-        return _array(picture.resize((side_px, side_px), _filter(self.preprocessing), box=box))
+        return _resampled(picture, self.preprocessing, box=box)
 
 
 @dataclass(frozen=True)
@@ -90,29 +89,32 @@ class ResizedCrop:
     )
 
     def __call__(self, open_picture: Opener, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
-        side_px = self.preprocessing.img_size
         tries = self._tries(numbers)
         if self.preprocessing.resize != "shorter-crop":
             return self._of_a_square(open_picture, max(needed_px for _, _, needed_px in tries), numbers)
         first_px = tries[0][2]
         picture = open_picture(first_px)
-        box, needed_px = self.part(picture, numbers)
+        box, needed_px = self._part(picture, numbers, tries)
         if first_px <= min(picture.size) < needed_px:  # a later try's smaller part may need a larger scale
             picture = open_picture(needed_px)
-            box, _ = self.part(picture, numbers)
-        return _array(picture.crop(box).resize((side_px, side_px), _filter(self.preprocessing)))
+            box, _ = self._part(picture, numbers, tries)
+        return _resampled(picture, self.preprocessing, part=box)
 
     def _of_a_square(self, open_picture: Opener, needed_px: int, numbers: NDArray[np.float64]) -> NDArray[np.uint8]:
-        picture = open_picture(needed_px)
+        picture = pixels.image_of(open_picture(needed_px))
         square = imaging.squared(picture, self.preprocessing, min(needed_px, max(picture.size)))
         box, _ = self.part(square, numbers)
-        side_px = self.preprocessing.img_size
-        return _array(square.crop(box).resize((side_px, side_px), _filter(self.preprocessing)))
+        return _resampled(square, self.preprocessing, part=box)
 
-    def part(self, picture: PIL.Image.Image, numbers: NDArray[np.float64]) -> tuple[tuple[int, int, int, int], int]:
+    def part(self, picture: pixels.Picture, numbers: NDArray[np.float64]) -> tuple[pixels.Part, int]:
         """Returns left, top, right, bottom, and the picture's shorter side in pixels that suffices for this part."""
+        return self._part(picture, numbers, self._tries(numbers))
+
+    def _part(
+        self, picture: pixels.Picture, numbers: NDArray[np.float64], tries: list[tuple[float, float, int]]
+    ) -> tuple[pixels.Part, int]:
         at_y, at_x = numbers[:2].tolist()
-        for area, ratio, needed_px in self._tries(numbers):
+        for area, ratio, needed_px in tries:
             pixels = area * picture.width * picture.height
             width, height = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
             if 0 < width <= picture.width and 0 < height <= picture.height:
@@ -157,11 +159,13 @@ def crop_of(crop: recipe.Crop, preprocessing: Preprocessing) -> Crop:
     return CenterCrop(preprocessing)
 
 
-def _array(picture: PIL.Image.Image) -> NDArray[np.uint8]:
-    """Returns a picture of mode L or RGB as uint8 [C, H, W]."""
-    pixels = np.asarray(picture, dtype=np.uint8)
-    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-
-
-def _filter(preprocessing: Preprocessing) -> PIL.Image.Resampling:
-    return PIL.Image.Resampling[preprocessing.interpolation.upper()]
+def _resampled(
+    picture: pixels.Picture,
+    preprocessing: Preprocessing,
+    *,
+    part: pixels.Part | None = None,
+    box: pixels.Box | None = None,
+) -> NDArray[np.uint8]:
+    """Returns a part of a picture, or the floating-point box of it, as uint8 [C, S, S]."""
+    size = (preprocessing.img_size, preprocessing.img_size)
+    return pixels.resample(picture, size, preprocessing.interpolation, part=part, box=box).transpose(2, 0, 1)

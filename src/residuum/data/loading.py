@@ -26,9 +26,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from residuum import imaging, recipe
+from residuum import imaging, pixels, recipe
 from residuum.data.balance import balanced_order
 from residuum.data.crops import CenterCrop, Crop, crop_of
+from residuum.data.mapped import MappedSet
 from residuum.data.order import shares
 from residuum.data.randomness import Draws, permutation
 from residuum.data.sets import ImageSet, ResidentSet, StreamedSet
@@ -44,6 +45,7 @@ Fed = Generator[tuple[Tensor, Indices], None, None]
 """uint8 [N, C, S, S] on the device and the indices of its pictures, batch by batch."""
 
 _AHEAD = 3  # batches that are being decoded while one is in use
+_TOGETHER = 8  # pictures of a batch that one thread decodes: handing them out one by one costs as much as a small one
 _PREPARED_BYTES = (
     2**31
 )  # a resident set that would need more memory than this once prepared is prepared picture by picture
@@ -238,15 +240,15 @@ class _Feed(Protocol):
 
 
 class _ResidentFeed:
-    """`pixels` uint8 [N, S, S, C] on the device, which batches are gathered from."""
+    """`stored` uint8 [N, S, S, C] on the device, which batches are gathered from."""
 
-    def __init__(self, pixels: Tensor) -> None:
-        self._pixels = pixels
+    def __init__(self, stored: Tensor) -> None:
+        self._stored = stored
 
     def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:  # noqa: ARG002 (no randomness)
         for indices in batches:
-            places = torch.from_numpy(indices % len(self._pixels)).to(self._pixels.device, non_blocking=True)
-            yield self._pixels.index_select(0, places).permute(0, 3, 1, 2), indices
+            places = torch.from_numpy(indices % len(self._stored)).to(self._stored.device, non_blocking=True)
+            yield self._stored.index_select(0, places).permute(0, 3, 1, 2), indices
 
 
 class _VectorFeed:
@@ -276,13 +278,17 @@ class _DecodingFeed:
         skipped: dict[str, str],
         of: int,
     ) -> None:
-        self._images, self._crop, self._shape, self._device = images, crop, shape, device
+        self._crop, self._shape, self._device = crop, shape, device
+        self._count = len(images)
+        self._open: Callable[[int, int | None], pixels.Picture] = (
+            images.seen if isinstance(images, MappedSet) else images.open
+        )
         self._workers = workers
         self._on_bad_image, self._skipped, self._of = on_bad_image, skipped, of
 
     def batches(self, batches: Sequence[Indices], seed: int, epoch: int) -> Fed:
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="residuum-decode")
-        started: deque[tuple[Tensor, Indices, list[Future[PictureError | None]]]] = deque()
+        started: deque[tuple[Tensor, Indices, list[Future[list[PictureError | None]]]]] = deque()
         try:
             for ahead, indices in enumerate(batches):
                 started.append(self._start(pool, Draws(seed, epoch, indices)))
@@ -295,35 +301,39 @@ class _DecodingFeed:
 
     def _start(
         self, pool: ThreadPoolExecutor, draws: Draws
-    ) -> tuple[Tensor, Indices, list[Future[PictureError | None]]]:
-        pixels = torch.empty(
+    ) -> tuple[Tensor, Indices, list[Future[list[PictureError | None]]]]:
+        shown = torch.empty(
             (len(draws.indices), *self._shape), dtype=torch.uint8, pin_memory=self._device.type == "cuda"
         )
-        rows, numbers = pixels.numpy(), draws.table(self._crop.streams)
-        futures = [
-            pool.submit(self._decode, int(i) % len(self._images), numbers[at], rows[at])
-            for at, i in enumerate(draws.indices)
-        ]
-        return pixels, draws.indices, futures
+        rows, numbers = shown.numpy(), draws.table(self._crop.streams)
+        some = [slice(start, start + _TOGETHER) for start in range(0, len(rows), _TOGETHER)]
+        futures = [pool.submit(self._decode, draws.indices[at] % self._count, numbers[at], rows[at]) for at in some]
+        return shown, draws.indices, futures
 
-    def _decode(self, index: int, numbers: NDArray[np.float64], row: NDArray[np.uint8]) -> PictureError | None:
-        """Writes the cropped picture into `row`, uint8 [S, S, C]."""
-        try:
-            row[:] = self._crop(partial(self._images.open, index), numbers).transpose(1, 2, 0)
-        except PictureError as error:
-            return error
-        return None
+    def _decode(
+        self, indices: Indices, numbers: NDArray[np.float64], rows: NDArray[np.uint8]
+    ) -> list[PictureError | None]:
+        """Writes the cropped pictures into `rows`, uint8 [n, S, S, C]; returns what is wrong with each."""
+        errors: list[PictureError | None] = []
+        for index, drawn, row in zip(indices.tolist(), numbers, rows, strict=True):
+            try:
+                row[:] = self._crop(partial(self._open, index), drawn).transpose(1, 2, 0)
+            except PictureError as error:
+                errors.append(error)
+            else:
+                errors.append(None)
+        return errors
 
     def _finish(
-        self, pixels: Tensor, indices: Indices, futures: list[Future[PictureError | None]]
+        self, shown: Tensor, indices: Indices, futures: list[Future[list[PictureError | None]]]
     ) -> tuple[Tensor, Indices]:
-        errors = [future.result() for future in futures]
+        errors = [error for future in futures for error in future.result()]
         bad = [error for error in errors if error is not None]
         if bad:
             take_note(bad, self._on_bad_image, self._skipped, self._of)
             good = np.flatnonzero([error is None for error in errors])
-            pixels, indices = pixels[torch.from_numpy(good)], indices[good]
-        return pixels.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
+            shown, indices = shown[torch.from_numpy(good)], indices[good]
+        return shown.to(self._device, non_blocking=True).permute(0, 3, 1, 2), indices
 
 
 def _as_it_is(images: Tensor) -> Tensor:
@@ -355,20 +365,20 @@ def _feed(
 
 def prepared(images: ResidentSet, preprocessing: Preprocessing) -> NDArray[np.uint8]:
     """Returns what `imaging.prepare` makes of each picture, uint8 [N, S, S, C]; the set's own array if that is it."""
-    pixels, side = images.images, preprocessing.img_size
-    if pixels.shape[1:] == (side, side, preprocessing.channels) and preprocessing.resize_px <= side:
-        return pixels
+    stored, side = images.images, preprocessing.img_size
+    if stored.shape[1:] == (side, side, preprocessing.channels) and preprocessing.resize_px <= side:
+        return stored
     prepared = np.empty((len(images), side, side, preprocessing.channels), dtype=np.uint8)
     for index in range(len(images)):
-        prepared[index] = imaging.prepare(images.open(index), preprocessing).transpose(1, 2, 0)
+        prepared[index] = imaging.prepare_channels_last(images.open(index), preprocessing)
     return prepared
 
 
-def _tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def _tensor(array: NDArray[np.uint8]) -> Tensor:
     with warnings.catch_warnings():
         # A set's pictures may be read-only memory, and nothing writes into them: batches are gathered copies.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(array)
 
 
 def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import re
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,29 @@ class Paths:
     def root(self) -> str:
         """The folder that the paths begin with."""
         return os.fsdecode(self._root)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Returns all but the root as arrays, of which `from_arrays` makes the paths again."""
+        return {
+            "folders": np.frombuffer(b"\0".join(self._folders), dtype=np.uint8),
+            "folder": self._folder,
+            "names": np.frombuffer(self._names, dtype=np.uint8),
+            "ends": self._ends,
+        }
+
+    @classmethod
+    def from_arrays(cls, root: str, arrays: Mapping[str, NDArray[Any]]) -> Paths:
+        """Returns the paths below `root` that `arrays` were made of.
+
+        Raises:
+            ValueError: they are not what `arrays` returns.
+        """
+        folders = tuple(arrays["folders"].tobytes().split(b"\0"))
+        folder, names, ends = arrays["folder"], arrays["names"].tobytes(), arrays["ends"]
+        rising = len(ends) == 0 or (bool(np.all(ends[1:] >= ends[:-1])) and int(ends[-1]) == len(names))
+        if len(folder) != len(ends) or not rising or (len(folder) and int(folder.max()) >= len(folders)):
+            raise ValueError("these are not the arrays of paths")
+        return cls(root, folders, folder.astype(np.uint32), names, ends.astype(np.uint64))
 
     @property
     def nbytes(self) -> int:

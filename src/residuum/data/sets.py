@@ -1,5 +1,6 @@
-"""Two kinds of image set behind one interface: resident (pixels in memory) and encoded (bytes by index, decoded when
-asked). Of the encoded ones, a streamed set is larger than memory and is read in the order of its shards.
+"""Two kinds of image set behind one interface: resident (pixels in memory, or mapped into it: see `mapped`) and encoded
+(bytes by index, decoded when asked). Of the encoded ones, a streamed set is larger than memory and is read in the order
+of its shards.
 
 Shapes: N pictures, H rows, W columns, C channels (1 for grey, 3 for RGB).
 """
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residuum import imaging
+from residuum.data.mapped import MappedSet
 from residuum.data.order import in_groups, spread, spread_over_groups, streaming_order
 from residuum.data.paths import Paths, displayed
 from residuum.errors import DataError, PictureError
@@ -221,7 +223,7 @@ def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> Imag
     if isinstance(images, ResidentSet):
         rows = at if images.rows is None else images.rows[at]
         return replace(images, images=images.images[at], labels=images.labels[at], rows=rows)
-    if isinstance(images, FileSet | BytesSet | StreamedSet):
+    if isinstance(images, FileSet | BytesSet | StreamedSet | MappedSet):
         rows = at if images.rows is None else images.rows[at]
         return replace(images, labels=images.labels[at], rows=rows)
     raise TypeError(f"a part cannot be taken of {type(images).__name__}")
@@ -229,7 +231,7 @@ def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> Imag
 
 def relabelled(images: ImageSet, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
     """Returns the same pictures under other labels and classes."""
-    if isinstance(images, ResidentSet | FileSet | BytesSet | StreamedSet):
+    if isinstance(images, ResidentSet | FileSet | BytesSet | StreamedSet | MappedSet):
         return replace(images, labels=labels, classes=classes)
     raise TypeError(f"{type(images).__name__} cannot be relabelled")
 
@@ -241,7 +243,7 @@ def in_mode(images: ImageSet, mode: Mode) -> ImageSet:
     if isinstance(images, ResidentSet):
         converted = [np.asarray(images.open(i).convert(mode)) for i in range(len(images))]
         return replace(images, images=np.stack(converted).reshape(*images.images.shape[:3], -1), mode=mode)
-    if isinstance(images, FileSet | BytesSet | StreamedSet):
+    if isinstance(images, FileSet | BytesSet | StreamedSet | MappedSet):
         return replace(images, mode=mode)
     raise TypeError(f"{type(images).__name__} has no other mode")
 
@@ -372,6 +374,8 @@ def _origin(images: ImageSet) -> tuple[str, NDArray[np.int64] | None, Paths | No
         return images.prefix, images.rows, None
     if isinstance(images, StreamedSet):
         return images.prefix, images.rows, images.paths
+    if isinstance(images, MappedSet):
+        return "", images.rows, images.blob.paths
     raise TypeError(f"{type(images).__name__} cannot be made resident")
 
 

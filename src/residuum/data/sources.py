@@ -10,6 +10,7 @@
 | `*.tar`                            | shards in the layout of WebDataset                                            |
 | `train-*.tar`, `{000..123}.tar`    | a pattern of shards: what it matches, or all that its braces say              |
 | `*.csv`, `*.tsv`                   | a table of path,label and, optionally, split                                  |
+| a folder of `residuum cache`     | the pictures of another set, decoded once                                     |
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from residuum import recipe
-from residuum.data import builtin, cifar, folders, parquet, patterns, tables, tar
+from residuum.data import builtin, cache, cifar, folders, parquet, patterns, tables, tar
 from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, folds_of, stratified_split
 from residuum.data.paths import displayed
 from residuum.data.sets import (
@@ -47,7 +48,9 @@ RESIDENT_PX = 64
 RESIDENT_BYTES = 2 * 2**30
 """... unless its pixels take more than this."""
 
-_NAMED = ("digits", "synthetic", "cifar10", "cifar100")
+NAMED = ("digits", "synthetic", "cifar10", "cifar100")
+"""Sources that are no path, whatever lies in the current folder."""
+
 _SPLIT_STREAM = {"val": 0, "test": 1}
 
 
@@ -74,13 +77,15 @@ def open_parts(data: recipe.Data) -> Parts:
     loaded = {name: _load(part, data, skipped, total) for name, part in parts.items()}
     if data.mode != "auto":
         loaded = {name: in_mode(part, data.mode) for name, part in loaded.items()}
+    made_of = found.notes.get("made_of")
+    root = str(made_of["root"]) if isinstance(made_of, dict) else root_of(data.source)
     record: dict[str, object] = {
         "source": data.source,
         "kind": found.kind,
         "classes": list(loaded["train"].classes),
         "counts": {name: _counts(part) for name, part in loaded.items()},
         "split": split,
-        "names": {name: _digest(part, data.source) for name, part in loaded.items()},
+        "names": {name: _digest(part, root) for name, part in loaded.items()},
         "resident": {name: isinstance(part, ResidentSet) for name, part in loaded.items()},
         "skipped": skipped,
         "warnings": found.warnings + _split_warnings(loaded, data),
@@ -134,6 +139,8 @@ def find(source: str) -> Found:
         return cifar.find(source)
     path = Path(source).expanduser()
     if path.is_dir():
+        if cache.is_cache(path):
+            return cache.find(path, find)
         if shards := parquet.shards_of(path):
             return parquet.find(shards, _title(path))
         tars = tar.shards_of(path)
@@ -155,7 +162,7 @@ def find(source: str) -> Found:
         return _find_pattern(source)
     raise DataError(
         f"There is no image set at {displayed(source)!r}.",
-        expected=did_you_mean(source, _NAMED) or f"Expected a path, or one of {', '.join(_NAMED)}.",
+        expected=did_you_mean(source, NAMED) or f"Expected a path, or one of {', '.join(NAMED)}.",
         hint="Give the folder that holds one folder for each class: residuum train --data FOLDER",
     )
 
@@ -272,10 +279,14 @@ def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: i
     return images if loaded is None else loaded
 
 
-def _digest(images: ImageSet, source: str) -> str:
-    """Identifies which pictures a part holds, in which order, wherever the set lies."""
+def root_of(source: str) -> str:
+    """Returns what the names of a source's pictures begin with, wherever the set lies."""
     path = Path(source).expanduser()
-    root = str(path if path.is_dir() else path.parent)
+    return str(path if path.is_dir() else path.parent)
+
+
+def _digest(images: ImageSet, root: str) -> str:
+    """Identifies which pictures a part holds, in which order, without the root of their names."""
     digest = hashlib.sha256()
     for index in range(len(images)):
         digest.update(images.name(index).removeprefix(root).encode("utf-8", "surrogateescape") + b"\0")

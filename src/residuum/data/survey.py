@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from residuum.data import cifar, folders, parquet, sources, tables, tar
+from residuum.data import cache, cifar, folders, parquet, sources, tables, tar
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import PathsBuilder, displayed, natural_key
 from residuum.data.sets import ImageSet
@@ -62,11 +62,14 @@ def survey(source: str) -> Survey:
     """Looks at what `source` holds; nothing is decoded.
 
     Raises:
-        DataError: nothing is there, or it is not an image set at all.
+        DataError: nothing is there, or it is not an image set at all, or it is a cache that is damaged.
         NetworkError: it must be downloaded and cannot be.
     """
     path = Path(source).expanduser()
     named = source.split(":", maxsplit=1)[0] in ("digits", "synthetic") or source in cifar.ARCHIVES
+    if not named and cache.is_cache(path):
+        cache.verify(path)
+        return _plain(sources.find(source))
     if not named and path.is_dir() and not parquet.shards_of(path) and not tar.shards_of(path):
         return _folder(path)
     if not named and path.is_file() and path.suffix.lower() in tables.SUFFIXES:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from residuum import recipe
+from residuum import pixels, recipe
 from residuum.data.randomness import Draws
 from residuum.errors import RecipeError
 from residuum.imaging import Preprocessing
@@ -234,6 +234,7 @@ class Normalise:
         size: tuple[int, int] | None = None,
     ) -> None:
         self._format = torch.channels_last if channels_last else torch.contiguous_format
+        self._numbers = preprocessing.mean, preprocessing.std
         shape = (1, len(preprocessing.mean), *(size or (preprocessing.img_size, preprocessing.img_size)))
         # As large as a picture and laid out like it, so that each operation is one pass over rows without strides.
         self._mean, self._std = (
@@ -244,6 +245,11 @@ class Normalise:
         )
 
     def __call__(self, images: Tensor) -> Tensor:
+        rows = images.permute(0, 2, 3, 1)
+        if self._format is torch.channels_last and _in_reach(rows):
+            into = torch.empty(images.shape, dtype=torch.float32, memory_format=torch.channels_last)
+            if pixels.normalise(rows.data_ptr(), rows[..., 0].numel(), *self._numbers, into.data_ptr()):
+                return into
         values = images.to(torch.float32, memory_format=self._format)
         return values.div_(255).sub_(self._mean).div_(self._std)
 
@@ -261,6 +267,11 @@ def rotated(images: Tensor, angles: NDArray[np.float64], fill: tuple[int, ...]) 
 
 def _on(images: Tensor, values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(values).to(images.device, non_blocking=True)
+
+
+def _in_reach(rows: Tensor) -> bool:
+    """Whether the kernel can work on [N, H, W, C]: bytes in the processor's memory, in one piece."""
+    return rows.device.type == "cpu" and rows.dtype == torch.uint8 and rows.is_contiguous()
 
 
 def _colour(values: tuple[int, ...], images: Tensor) -> Tensor:
@@ -281,8 +292,12 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _mirrored(images: Tensor, which: NDArray[np.bool_]) -> Tensor:
-    chosen = _on(images, np.flatnonzero(which))
-    images[chosen] = images[chosen].flip(-1)
+    chosen = np.flatnonzero(which)
+    rows = images.permute(0, 2, 3, 1)
+    if _in_reach(rows) and pixels.mirror(rows.data_ptr(), chosen, *rows.shape[1:]):
+        return images
+    at = _on(images, chosen)
+    images[at] = images[at].flip(-1)
     return images
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from residuum.data.mapped import MappedSet
 from residuum.data.sets import FileSet, ImageSet, ResidentSet, opened, refuse_if_many_bad
 from residuum.errors import PictureError
 
@@ -40,7 +41,10 @@ def verify(images: ImageSet, on_bad_image: OnBadImage, of: int | None = None) ->
     skipped: dict[str, str] = {}
     if isinstance(images, ResidentSet):
         return skipped
-    suspects = np.arange(len(images) if len(images) <= DECODED_LIMIT else 0)
+    if isinstance(images, MappedSet):
+        suspects = images.bad
+    else:
+        suspects = np.arange(len(images) if len(images) <= DECODED_LIMIT else 0)
     if isinstance(images, FileSet) and DECODED_LIMIT < len(images) <= LOOKED_AT_LIMIT:
         suspects = _suspects(images)
     for _, found in opened(images, suspects, at_least_px=1):

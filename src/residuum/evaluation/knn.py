@@ -25,7 +25,7 @@ from residuum.errors import DataError, UsageError
 from residuum.evaluation import metrics, neighbours
 from residuum.evaluation.embedding import Vectors, embed_all
 from residuum.evaluation.evaluate import TOP, Predictions, score
-from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, same_source, source_of
+from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, was_trained_on
 from residuum.models import saved
 from residuum.models.embedding import embedder
 
@@ -118,7 +118,7 @@ def _refuse(k: int, temperature: float, batch_size: int) -> None:
 
 def _parts(trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage) -> _Parts:
     """Returns the pictures whose classes are known, and those to classify; any classes, and not only the network's."""
-    if data is None or same_source(data, source_of(trained)):
+    if data is None or was_trained_on(trained, data):
         known, all_known, _ = pictures_of([trained], data, "train", on_bad_image)
         asked, what, skipped = pictures_of([trained], data, split, on_bad_image)
         return _checked(_Parts(known, asked, what, apart=what == all_known, skipped=skipped))

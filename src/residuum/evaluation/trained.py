@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from residuum import hardware, recipe
+from residuum.data.cache import made_of
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
@@ -22,7 +23,7 @@ from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Batch, Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
-from residuum.models import saved
+from residuum.models import inference, saved
 
 Watch = Callable[[Iterable[Batch], int], Iterable[Batch]]
 
@@ -120,15 +121,17 @@ def evaluate_in_full(
     _refuse_unknown(kind, batch_size, on_bad_image)
     with joined() as world:
         place = hardware.choose_device(device, world.local_rank)
-        autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
+        number_format = hardware.choose_precision(precision, place)
+        hardware.autocast(number_format, place)  # which makes float32 what it says on GPUs
         networks = {str(folder): saved.load(Path(folder), place) for folder in (bundle, *ensemble)}
         _refuse_unlike(networks)
         trained = list(networks.values())
         with world.one_after_the_other():
             images, what, skipped = pictures_of(trained, data, split, on_bad_image)
-        model, loader = _seeing(trained, kind, images, batch_size, place, workers, on_bad_image, world)
+        answering = [inference.answering(network.model, number_format) for network in trained]
+        model, loader = _seeing(trained, answering, kind, images, batch_size, place, workers, on_bad_image, world)
         batches = watch(loader, len(images)) if world.is_main else loader
-        scores, predictions = score(model, batches, trained[0].classes, autocast, world)
+        scores, predictions = score(model, batches, trained[0].classes, world=world)
         for found in world.gather(loader.skipped):
             skipped |= found
     models = tuple(network.card["model"]["name"] for network in trained)
@@ -137,6 +140,7 @@ def evaluate_in_full(
 
 def _seeing(
     networks: Sequence[saved.Saved],
+    answering: Sequence[nn.Module],
     kind: Kind,
     images: ImageSet,
     batch_size: int,
@@ -148,7 +152,7 @@ def _seeing(
     """Returns what answers, and the batches that it takes: one network's centre crops as training's own evaluation has
     them, anything else as views."""
     if kind == "one" and len(networks) == 1:
-        return networks[0].model, EvalLoader(
+        return answering[0], EvalLoader(
             images,
             networks[0].preprocessing,
             batch_size,
@@ -169,7 +173,8 @@ def _seeing(
         on_bad_image=on_bad_image,
         world=world,
     )
-    return Averaged([(network.model, network.preprocessing) for network in networks], kind), loader
+    how = [network.preprocessing for network in networks]
+    return Averaged(list(zip(answering, how, strict=True)), kind), loader
 
 
 def _refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
@@ -218,7 +223,7 @@ def pictures_of(
 
     Where `data` is a set that one of the networks was trained on, they are what was held out then.
     """
-    owners = [network for network in networks if data is None or same_source(data, source_of(network))]
+    owners = [network for network in networks if data is None or was_trained_on(network, data)]
     trained = owners[0] if owners else networks[0]
     own = source_of(trained)
     if data is not None and not owners:
@@ -272,8 +277,16 @@ def source_of(network: saved.Saved) -> str:
 
 
 def same_source(data: str, own: str) -> bool:
-    """Whether two sources are the same one, so that what was held out in training is held out here."""
+    """Whether two sources are the same one, so that what was held out in training is held out here. A cache is
+    the set that it was made of."""
+    data, own = made_of(data), made_of(own)
     return data == own or (Path(data).exists() and Path(own).exists() and Path(data).resolve() == Path(own).resolve())
+
+
+def was_trained_on(network: saved.Saved, data: str) -> bool:
+    """Whether the network was trained on `data`, or on a cache of it, be that there or not."""
+    made: Any = network.card.get("data", {}).get("made_of", {})
+    return any(same_source(data, str(own)) for own in (source_of(network), made.get("source", "")) if own)
 
 
 def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -> list[dict[str, object]]:

@@ -1,9 +1,8 @@
 """Training steps on CPUs with fewer passes over memory: batch norm, the addition of the shortcut and ReLU in one.
 
 Of a step of ResNet-20 in bfloat16 they take a third of the time when each goes through memory on its own. `fused.c`
-does them together; the system's C compiler makes a library of it when it is first needed, which takes a second or two
-and is kept in the cache folder. Where there is no compiler, or the processor has no bfloat16 instructions of AVX-512,
-everything is computed by torch.
+does them together (see `native`). Where there is no C compiler, or the processor has no bfloat16 instructions of
+AVX-512, everything is computed by torch.
 
 The network stays what it is: `forward_of` gives another way through the same modules, for training steps alone.
 
@@ -14,10 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,12 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residuum import hardware
-from residuum.download import cache_folder
+from residuum import hardware, native
 from residuum.models.layers import Block, Network, PreActivationBlock, Stage
 
 _SOURCE = Path(__file__).with_name("fused.c")
-_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
 _LANES = 16
 """So many channels are computed at a time; others are torch's."""
 
@@ -194,38 +187,10 @@ def library() -> ctypes.CDLL | None:
     """Returns the compiled kernel, or None where there is no compiler for it or no processor."""
     if "avx512_bf16" not in hardware.instructions():
         return None
-    try:
-        loaded = ctypes.CDLL(str(_built()))
-    except (OSError, subprocess.SubprocessError):
+    loaded = native.library(_SOURCE)
+    if loaded is None:
         return None
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
     loaded.norm_relu_forward.argtypes = [*[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 4]
     loaded.norm_relu_backward.argtypes = [*[pointer] * 6, whole, whole, *[pointer] * 4]
     return loaded
-
-
-def _built() -> Path:
-    """Returns the library for this source, compiler and processor, compiled where it is not in the cache.
-
-    Raises:
-        OSError: there is no compiler, or no place for the library.
-        subprocess.SubprocessError: the compiler does not take it.
-    """
-    compiler = shutil.which(os.environ.get("CC", "cc"))
-    if compiler is None:
-        raise FileNotFoundError("there is no C compiler")
-    asked = [compiler, *_FLAGS, "-Q", "--help=target"]  # what `native` means here
-    target = subprocess.run(asked, capture_output=True, timeout=60).stdout
-    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=60).stdout
-    key = hashlib.sha256(b"\0".join((_SOURCE.read_bytes(), repr(_FLAGS).encode(), target, version))).hexdigest()[:16]
-    path = cache_folder() / "kernels" / f"fused-{key}.so"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            command = [compiler, *_FLAGS, "-o", str(aside), str(_SOURCE)]
-            subprocess.run(command, check=True, capture_output=True, timeout=120)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
-    return path

@@ -37,7 +37,9 @@ def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
         "epoch": run.epoch,
         "step": run.step,
         "recipe": _json(recipe.to_dict(run.recipe)),
-        "data": {key: run.parts.record[key] for key in ("source", "kind", "names") if key in run.parts.record},
+        "data": {
+            key: run.parts.record[key] for key in ("source", "kind", "names", "made_of") if key in run.parts.record
+        },
         "residuum": __version__,
     }
     weights = arrays(run.averaged.model.state_dict())

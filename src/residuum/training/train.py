@@ -20,6 +20,7 @@ from residuum.errors import ResourceError, Stopped, UsageError
 from residuum.evaluation.evaluate import evaluate
 from residuum.evaluation.trained import rows
 from residuum.models import saved
+from residuum.models.inference import answering
 from residuum.recipe import Recipe
 from residuum.recipe import override as override_recipe
 from residuum.training.build import eval_loader
@@ -196,7 +197,7 @@ def finish(run: Run) -> None:
         parts = {"val": run.parts.val}
     part, images = next((name, images) for name, images in parts.items() if images is not None)
     loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
-    scores, predictions = evaluate(model, loader, run.classes, run.eval_autocast, run.world)
+    scores, predictions = evaluate(answering(model, "fp32"), loader, run.classes, world=run.world)
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
     run.result = Result(part, scores, predictions, images)
     if not run.world.is_main:

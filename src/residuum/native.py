@@ -1,0 +1,61 @@
+"""C sources of the package, made into libraries by the system's compiler when they are first needed.
+
+That takes a second or two, once: the library is kept in the cache folder, under a name that holds source, compiler and
+processor. Everything that such a library does, something slower does too, for machines without a compiler.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from residuum.download import cache_folder
+
+_FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+_ASKED_S, _COMPILED_S = 60, 120
+
+
+def library(source: Path, *flags: str) -> ctypes.CDLL | None:
+    """Returns the library that `source` makes, or None where there is no compiler for it, or no place."""
+    try:
+        return ctypes.CDLL(str(_built(source, flags)))
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _built(source: Path, flags: tuple[str, ...]) -> Path:
+    """Returns the library for this source, compiler and processor, compiled where it is not in the cache.
+
+    Raises:
+        OSError: there is no compiler, or no place for the library.
+        subprocess.SubprocessError: the compiler does not take it.
+    """
+    compiler = shutil.which(os.environ.get("CC", "cc"))
+    if compiler is None:
+        raise FileNotFoundError("there is no C compiler")
+    parts = (source.read_bytes(), repr((*_FLAGS, *flags)).encode(), _about(compiler))
+    key = hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    path = cache_folder() / "kernels" / f"{source.stem}-{key}.so"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            command = [compiler, *_FLAGS, *flags, "-o", str(aside), str(source)]
+            subprocess.run(command, check=True, capture_output=True, timeout=_COMPILED_S)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
+    return path
+
+
+@functools.cache
+def _about(compiler: str) -> bytes:
+    """Returns what tells compilers and processors apart: the version, and what `native` means here."""
+    target = subprocess.run([compiler, *_FLAGS, "-Q", "--help=target"], capture_output=True, timeout=_ASKED_S).stdout
+    version = subprocess.run([compiler, "--version"], capture_output=True, timeout=_ASKED_S).stdout
+    return target + b"\0" + version
