@@ -51,6 +51,11 @@ FLAGS = {
     "convert": {"FILE", "--model", "-o --out", "--classes", "--accept-license", "--offline", "--json"},
     "recipes": {"list|show", "NAME", "--json"},
     "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
+    "bench": {
+        "train|infer|data|startup", "--model", "--data", "-c --recipe", "-b --batch-size", "--img-size", "--precision",
+        "-j --workers", "--set", "--steps", "--turns", "--profile", "--device", "-o --out", "--offline", "--json",
+        "-q --quiet", "-v --verbose",
+    },
     "doctor": {"--device", "--no-self-test", "--json"},
     "reproduce": {
         "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",
