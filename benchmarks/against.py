@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,7 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from arms import HERE, Arm, ArmError, environment
+from arms import HERE, Arm, ArmError, answered, environment
 from comparisons import GROUPS, OURS, PUBLISHED_BATCH, Size, Together, Words, make_cache
 from goals import AGREEMENT, GOALS, TOP1_FAST, goal
 
@@ -136,7 +135,7 @@ def agreement_of(size: Size) -> dict[str, float]:
         return {}
     words = [sys.executable, OURS, "agreement", "--model", size.bundle, "--data", size.photos]
     said = subprocess.run(words, capture_output=True, text=True, check=True, env=environment())
-    found: dict[str, float] = json.loads(said.stdout.splitlines()[-1])["agreement"]
+    found: dict[str, float] = answered(said.stdout.splitlines()[-1])["agreement"]
     return found
 
 

@@ -23,6 +23,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 TIMEOUT_S = 1800.0
 
+_ANSWER = "arm: "
+
 
 class ArmError(Exception):
     """An arm that failed, with the last lines that it said."""
@@ -71,12 +73,13 @@ class Arm:
         assert self._process.stdout is not None
         timer = threading.Timer(TIMEOUT_S, self._process.kill)
         timer.start()
-        line = self._process.stdout.readline()
-        timer.cancel()
-        if not line:
-            raise ArmError(f"{self.name} failed: {self._last_words()}")
-        answer: Mapping[str, Any] = json.loads(line)
-        return answer
+        try:
+            for line in self._process.stdout:
+                if line.startswith(_ANSWER):  # what libraries print is no answer
+                    return answered(line)
+        finally:
+            timer.cancel()
+        raise ArmError(f"{self.name} failed: {self._last_words()}")
 
     def _last_words(self) -> str:
         self._said.seek(0)
@@ -90,7 +93,18 @@ def once(words: Sequence[str]) -> float:
     )
     if done.returncode != 0:
         raise ArmError(f"{' '.join(words)} failed: {done.stderr.strip()[-2000:]}")
-    return float(json.loads(done.stdout.splitlines()[-1])["value"])
+    return float(answered(done.stdout.splitlines()[-1])["value"])
+
+
+def answer(**said: Any) -> None:
+    """Tells the other end."""
+    print(f"{_ANSWER}{json.dumps(said)}", flush=True)
+
+
+def answered(line: str) -> Mapping[str, Any]:
+    """Returns what a line tells that `answer` has printed."""
+    said: Mapping[str, Any] = json.loads(line.removeprefix(_ANSWER))
+    return said
 
 
 def environment() -> dict[str, str]:
@@ -104,11 +118,9 @@ def environment() -> dict[str, str]:
 
 def serve(measure: Callable[[], float]) -> None:
     """Says that it is ready, and measures each time that it is asked, until the other end is closed."""
-    answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is not an answer
-    print(json.dumps({"ready": True}), file=answers, flush=True)
+    answer(ready=True)
     for _ in sys.stdin:
-        print(json.dumps({"value": measure()}), file=answers, flush=True)
+        answer(value=measure())
 
 
 def rate_of(updates: Iterator[int], steps: int, lead_in: int = 0) -> Callable[[], float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from arms import HERE, ArmError, environment, once
+from arms import HERE, ArmError, answered, environment, once
 
 from residuum.deploy.bench_startup import seconds, seconds_to_first_step
 from residuum.deploy.photographs import photographs
@@ -93,7 +92,7 @@ def answers(size: Size, _: Path) -> dict[str, Words | Measure]:
     said = subprocess.run(
         [sys.executable, OURS, "modes"], capture_output=True, text=True, check=True, env=environment()
     )
-    modes = json.loads(said.stdout.splitlines()[-1])["modes"]
+    modes = answered(said.stdout.splitlines()[-1])["modes"]
     peer = str(PEERS / "plain_inference.py")
     return {
         **{f"ours: {mode}": [OURS, "inference", "--mode", mode, *how] for mode in modes},

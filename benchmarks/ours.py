@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator
 
 import torch
-from arms import rate_of, serve
+from arms import answer, rate_of, serve
 
 from residuum import hardware, memory
 from residuum.deploy import bench
@@ -39,7 +38,7 @@ def step(wanted: argparse.Namespace) -> None:
     with bench.training_run(recipe, CPU, wanted.steps) as run:
         if wanted.memory:
             bench.arms_of_training(run)["step"]()
-            print(json.dumps({"value": (memory.peak_bytes() or 0) / 1e6}))
+            answer(value=(memory.peak_bytes() or 0) / 1e6)
         else:
             serve(bench.arms_of_training(run)["step"])
 
@@ -86,7 +85,7 @@ def inference(wanted: argparse.Namespace) -> None:
 def modes(_: argparse.Namespace) -> None:
     """The names of the modes of this machine."""
     network = create_model("resnet20_cifar")
-    print(json.dumps({"value": 0, "modes": list(modes_of(network, CPU))}))
+    answer(modes=list(modes_of(network, CPU)))
 
 
 def agreement(wanted: argparse.Namespace) -> None:
@@ -95,7 +94,7 @@ def agreement(wanted: argparse.Namespace) -> None:
     network, preprocessing, _ = opened(wanted.model, CPU, None)
     batches = batches_for(preprocessing, wanted.data, wanted.batch_size, 10**9, CPU)
     found = bench.agreement(modes_of(network, CPU), batches)
-    print(json.dumps({"value": 0, "agreement": found}))
+    answer(agreement=found)
 
 
 def photos(wanted: argparse.Namespace) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from arms import rate_of, serve
+from arms import answer, rate_of, serve
 from torch import nn
 
 
@@ -70,6 +69,6 @@ if __name__ == "__main__":
     updates = training(network(asked.library, asked.model), asked)
     if asked.memory:
         next(updates)
-        print(json.dumps({"value": peak_mb()}))
+        answer(value=peak_mb())
     else:
         serve(rate_of(updates, asked.steps))
