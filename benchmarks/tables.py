@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/transfer.md from docs/results/, where the benchmarks leave their figures.
+"""Writes the tables of README.md, docs/transfer.md and docs/speed.md from docs/results/, where the figures are.
 
 python benchmarks/tables.py          # writes them
 python benchmarks/tables.py --check  # exits 1 where one is stale
@@ -12,10 +12,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from goals import AGREEMENT, GOALS, MINUTES_HIGH, STRETCH_MINUTES_HIGH, TOP1_HIGH, Goal
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
+SPEED_BEGIN, SPEED_END = "<!-- speed: written by benchmarks/tables.py -->", "<!-- end of speed -->"
 
 Row = dict[str, str]
 
@@ -23,7 +26,11 @@ Row = dict[str, str]
 def main() -> int:
     """Writes or checks the tables."""
     stale = 0
-    for file, with_table in ((ROOT / "README.md", with_results), (ROOT / "docs" / "transfer.md", with_transfer)):
+    for file, with_table in (
+        (ROOT / "README.md", with_results),
+        (ROOT / "docs" / "transfer.md", with_transfer),
+        (ROOT / "docs" / "speed.md", with_speed),
+    ):
         old = file.read_text(encoding="utf-8")
         new = with_table(old)
         if "--check" not in sys.argv[1:]:
@@ -60,6 +67,67 @@ def with_transfer(text: str) -> str:
         images = f"{own[0]['train_images']}, {own[0]['test_images']}"
         lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
     return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+
+
+def with_speed(text: str) -> str:
+    """Returns the text of docs/speed.md with its table written anew: a row for each goal, measured or not."""
+    rows = {row["name"]: row for row in read("speed.csv")}
+    lines = ["| what | against | goal | measured | ours | peer | verdict | machine, date |", f"|{8 * '---|'}"]
+    lines += [_compared(goal, rows.get(goal.name)) for goal in GOALS]
+    lines += [_to_94_percent()]
+    return _between(text, SPEED_BEGIN, lines, SPEED_END)
+
+
+def _compared(goal: Goal, row: Row | None) -> str:
+    what = goal.what + (f" ({goal.note})" if goal.note else "")
+    if row is None:
+        return f"| {what} | {goal.peer} | {goal.in_words()} | not measured | | | | |"
+    measured = f"{row['ratio']} x ({row['ratio_low']} to {row['ratio_high']}, {_counted(int(row['turns']), 'turn')})"
+    if row["mode"]:
+        measured += f", {row['mode']}"
+    sides = f"{row['ours']} {row['unit']} | {row['peer']} {row['unit']}"
+    start = f"| {what} | {goal.peer} | {goal.in_words()} | {measured} | {sides}"
+    return f"{start} | {_verdict(goal, row)} | {_where(row)} |"
+
+
+def _verdict(goal: Goal, row: Row) -> str:
+    if goal.ratio is None:
+        return ""
+    ratio = float(row["ratio"])
+    if not goal.met(ratio):
+        return "missed"
+    reached = "met, and the stretch" if goal.stretch is not None and ratio >= goal.stretch else "met"
+    if row["mode"] and not row["agreement"]:
+        return f"{reached} in speed; whether the answers agree was not measured"
+    return reached + (f"; {row['agreement']} % of the answers agree ({AGREEMENT} % wanted)" if row["mode"] else "")
+
+
+def _to_94_percent() -> str:
+    """Returns the row of the fastest recipe whose median run reaches 94 % on CIFAR-10."""
+    goal = f"under {MINUTES_HIGH} min (stretch {STRETCH_MINUTES_HIGH} min)"
+    what = f"| time to {TOP1_HIGH:g} % on CIFAR-10 with a net whose every stage adds identity shortcuts | - | {goal} |"
+    runs: dict[str, list[Row]] = {}
+    for row in read("training.csv"):
+        if row["data"] == "cifar10" and row["part"] == "test":
+            runs.setdefault(row["recipe"], []).append(row)
+    reached = {
+        recipe: statistics.median(float(row["train_seconds"]) for row in rows) / 60
+        for recipe, rows in runs.items()
+        if statistics.median(float(row["top1"]) for row in rows) >= TOP1_HIGH
+    }
+    if not reached:
+        return f"{what} not measured | | | | |"
+    best = min(reached, key=reached.__getitem__)
+    minutes = reached[best]
+    verdict = "missed" if minutes >= MINUTES_HIGH else "met"
+    verdict += ", and the stretch" if minutes < STRETCH_MINUTES_HIGH else ""
+    own = [float(row["top1"]) for row in runs[best]]
+    accuracy = f"{statistics.median(own):.2f} % ({min(own):.2f} to {max(own):.2f}, {_counted(len(own), 'seed')})"
+    return f"{what} {minutes:.1f} min, `{best}`: {accuracy} | | | {verdict} | {_where(runs[best][-1])} |"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _mean_and_spread(top1: list[float]) -> str:

@@ -19,6 +19,14 @@ def available_bytes() -> float:
     return min(_of_machine(), _of_container(), _of_process())
 
 
+def peak_bytes() -> int | None:
+    """Returns the most memory that this process has had at once; None where nobody counts it.
+
+    The kernel's own count for this process: the one that `resource` tells begins with that of the process before it.
+    """
+    return _kilobytes(Path("/proc/self/status"), "VmHWM")
+
+
 def control_groups(controller: str, *names: tuple[str, str]) -> Iterator[tuple[str, ...]]:
     """Yields what the control groups of this process, and those around them, say in files.
 

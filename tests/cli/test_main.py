@@ -55,6 +55,11 @@ FLAGS = {
         "DATA", "-o --out", "--px", "--interpolation", "--on-bad-image", "-j --workers", "--offline", "--json",
         "-q --quiet", "-v --verbose",
     },
+    "bench": {
+        "train|infer|data|startup", "--model", "--data", "-c --recipe", "-b --batch-size", "--img-size", "--precision",
+        "-j --workers", "--set", "--steps", "--turns", "--profile", "--device", "-o --out", "--offline", "--json",
+        "-q --quiet", "-v --verbose",
+    },
     "doctor": {"--device", "--no-self-test", "--json"},
     "reproduce": {
         "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",

@@ -29,6 +29,7 @@ COMMANDS = {
     "convert": "make a bundle of weights that others have trained",
     "recipes": "list the recipes, or show one",
     "reproduce": "repeat an experiment of the papers, the paper's number beside the measured one",
+    "bench": "measure how fast this machine trains, infers, loads pictures and begins",
     "doctor": "say what a report of a bug needs, and test this machine",
 }
 ALIASES = {"eval": "evaluate", "val": "evaluate"}
