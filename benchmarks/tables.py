@@ -1,4 +1,4 @@
-"""Writes the tables of README.md and docs/transfer.md from docs/results/, where the benchmarks leave their figures.
+"""Writes the tables of README.md and of pages under docs/ from docs/results/, where the benchmarks leave their figures.
 
 python benchmarks/tables.py          # writes them
 python benchmarks/tables.py --check  # exits 1 where one is stale
@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
+CALIBRATION_BEGIN = "<!-- calibration: written by benchmarks/tables.py -->"
+CALIBRATION_END = "<!-- end of calibration -->"
 
 Row = dict[str, str]
 
@@ -23,7 +25,11 @@ Row = dict[str, str]
 def main() -> int:
     """Writes or checks the tables."""
     stale = 0
-    for file, with_table in ((ROOT / "README.md", with_results), (ROOT / "docs" / "transfer.md", with_transfer)):
+    for file, with_table in (
+        (ROOT / "README.md", with_results),
+        (ROOT / "docs" / "transfer.md", with_transfer),
+        (ROOT / "docs" / "calibration.md", with_calibration),
+    ):
         old = file.read_text(encoding="utf-8")
         new = with_table(old)
         if "--check" not in sys.argv[1:]:
@@ -43,6 +49,7 @@ def with_results(readme: str) -> str:
         *_memory(),
         *_startup(),
         *_vectors(),
+        *_calibration(),
     ]
     return _between(readme, BEGIN, lines, END)
 
@@ -60,6 +67,31 @@ def with_transfer(text: str) -> str:
         images = f"{own[0]['train_images']}, {own[0]['test_images']}"
         lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
     return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+
+
+def with_calibration(text: str) -> str:
+    """Returns the text of docs/calibration.md with its table written anew: a row for each network."""
+    rows = list({(row["model"], row["data"]): row for row in read("calibration.csv")}.values())
+    lines = [
+        "| network | accuracy | temperature | calibration error: without, with | loss: without, with "
+        "| 99 % right on the surest | answered by `auto`, right of these | pictures | machine, date |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        error = f"{float(row['ece_without']):.2f} %, **{_within(row, 'ece')} %**"
+        loss = f"{float(row['loss_without']):.3f}, {float(row['loss']):.3f}"
+        auto = f"{float(row['answered_auto']):.1f} %, {float(row['accuracy_auto']):.2f} %"
+        lines.append(
+            f"| {row['model']} | {float(row['top1']):.2f} % | {float(row['temperature']):.3f} | {error} | {loss} "
+            f"| {_within(row, 'coverage_at_99')} % | {auto} | {int(row['images']):,} | {_where(row)} |"
+        )
+    return _between(text, CALIBRATION_BEGIN, lines if rows else [], CALIBRATION_END)
+
+
+def _within(row: Row, key: str) -> str:
+    """The mean over the seeds, and the lowest and the highest."""
+    mean, low, high = (float(row[f"{key}{suffix}"]) for suffix in ("", "_min", "_max"))
+    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _mean_and_spread(top1: list[float]) -> str:
@@ -143,6 +175,14 @@ def _vectors() -> Iterator[str]:
         what = f"exact search among {int(row['vectors']):,} vectors of {row['dim']}, {row['kind']}"
         measured = f"{float(row['median_ms']):.0f} ms (all in float32: {float(row['full_precision_ms']):.0f} ms)"
         yield f"| {what} | {measured} | under 100 ms | {_where(row)} |"
+
+
+def _calibration() -> Iterator[str]:
+    for row in _latest(read("calibration.csv"), "model"):
+        pictures = f"CIFAR-10's {row['part']} pictures, each half judged by the other's"
+        what = f"calibration error with a temperature, {row['model']} on {pictures}"
+        measured = f"{_within(row, 'ece')} % (without: {float(row['ece_without']):.2f} %)"
+        yield f"| {what} | {measured} | under 1 % | {_where(row)} |"
 
 
 def _latest(rows: list[Row], key: str) -> list[Row]:
