@@ -78,12 +78,12 @@ def with_calibration(text: str) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        error = f"{float(row['ece_without']):.2f} %, **{_within(row, 'ece')} %**"
+        error = f"{float(row['ece_without']):.2f} %, {_within(row, 'ece')}"
         loss = f"{float(row['loss_without']):.3f}, {float(row['loss']):.3f}"
         auto = f"{float(row['answered_auto']):.1f} %, {float(row['accuracy_auto']):.2f} %"
         lines.append(
             f"| {row['model']} | {float(row['top1']):.2f} % | {float(row['temperature']):.3f} | {error} | {loss} "
-            f"| {_within(row, 'coverage_at_99')} % | {auto} | {int(row['images']):,} | {_where(row)} |"
+            f"| {_within(row, 'coverage_at_99')} | {auto} | {int(row['images']):,} | {_where(row)} |"
         )
     return _between(text, CALIBRATION_BEGIN, lines if rows else [], CALIBRATION_END)
 
@@ -91,7 +91,7 @@ def with_calibration(text: str) -> str:
 def _within(row: Row, key: str) -> str:
     """The mean over the seeds, and the lowest and the highest."""
     mean, low, high = (float(row[f"{key}{suffix}"]) for suffix in ("", "_min", "_max"))
-    return f"{mean:.2f} ({low:.2f} to {high:.2f})"
+    return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
 
 
 def _mean_and_spread(top1: list[float]) -> str:
@@ -181,7 +181,7 @@ def _calibration() -> Iterator[str]:
     for row in _latest(read("calibration.csv"), "model"):
         pictures = f"CIFAR-10's {row['part']} pictures, each half judged by the other's"
         what = f"calibration error with a temperature, {row['model']} on {pictures}"
-        measured = f"{_within(row, 'ece')} % (without: {float(row['ece_without']):.2f} %)"
+        measured = f"{_within(row, 'ece')}, without it {float(row['ece_without']):.2f} %"
         yield f"| {what} | {measured} | under 1 % | {_where(row)} |"
 
 

@@ -117,6 +117,12 @@ def test_pictures_that_are_all_right_do_not_make_it_infinitely_sure() -> None:
     assert 1 / 62 / 2 < 1 - confidence[0] < 1 / 62 * 2
 
 
+def test_one_mistake_more_never_makes_the_loss_worse() -> None:
+    """Forty right answers of which each is surer than one in forty: the mistake alone would ask for a temperature."""
+    labels = np.arange(40) % 3
+    assert fit_temperature(np.eye(3, dtype=np.float32)[labels] * 9, labels) == 1.0
+
+
 def test_a_network_that_is_never_right_is_as_unsure_as_can_be() -> None:
     logits = np.eye(4, dtype=np.float32)[np.zeros(50, int)] * 9
     assert fit_temperature(logits, np.ones(50, np.int64)) == pytest.approx(MOST)

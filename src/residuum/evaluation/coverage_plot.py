@@ -20,7 +20,6 @@ def draw_coverage(curve: Curve, images: int, chosen: Point | None, accuracy: flo
     figure = Figure(figsize=(6.6, 4.6), layout="constrained")
     axes = figure.subplots()
     coverage, right = 100 * curve.coverage, 100 * curve.accuracy
-    # The line is a staircase whose steps are single pictures: it begins where the surest one is answered.
     axes.plot(coverage, right, color=BLUE, linewidth=1.8, label="right, of those answered", zorder=3)
     _band(axes, curve, images)
     axes.axhline(100 * accuracy, color=INK, linestyle=":", linewidth=1.2)

@@ -51,7 +51,7 @@ def _in_words(point: Point | None) -> str:
         return f"All its answers together are at least {100 * WANTED:g} % right."
     return (
         f"The surest {100 * point.coverage:.1f} % of its answers, those with a probability of {point.threshold:.4g} or "
-        f"more, are {100 * WANTED:g} % right."
+        f"more, are at least {100 * WANTED:g} % right."
     )
 
 
