@@ -35,7 +35,7 @@ def test_by_hand() -> None:
     assert at_accuracy(curve, 0.99) is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.floats(0, 1))
 def test_the_largest_coverage_of_an_accuracy_is_found(case: Case, accuracy: float) -> None:
     confidence, correct = case
@@ -48,7 +48,7 @@ def test_the_largest_coverage_of_an_accuracy_is_found(case: Case, accuracy: floa
         assert found.accuracy == pytest.approx(accuracy_score(np.ones(answered.sum()), correct[answered]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(cases(), st.floats(0.01, 1))
 def test_a_threshold_answers_at_least_what_it_is_for_and_no_higher_one_does(case: Case, coverage: float) -> None:
     confidence, correct = case

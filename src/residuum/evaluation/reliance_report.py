@@ -63,5 +63,5 @@ def _threshold_in_words(chosen: Point | None) -> str:
         )
     return (
         f"Below a probability of {chosen.threshold:.4g} its answer is \u201cunknown\u201d: it answers "
-        f"{100 * chosen.coverage:.1f} % of these pictures, and is right on {100 * chosen.accuracy:.1f} % of them."
+        f"{100 * chosen.coverage:.1f} % of these pictures, and {100 * chosen.accuracy:.1f} % of the answers are right."
     )
