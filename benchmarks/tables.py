@@ -1,4 +1,4 @@
-"""Writes the tables of README.md, docs/transfer.md and docs/speed.md from docs/results/, where the figures are.
+"""Writes the tables of README.md and of pages under docs/ from docs/results/, where the benchmarks leave their figures.
 
 python benchmarks/tables.py          # writes them
 python benchmarks/tables.py --check  # exits 1 where one is stale
@@ -19,6 +19,8 @@ RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
 SPEED_BEGIN, SPEED_END = "<!-- speed: written by benchmarks/tables.py -->", "<!-- end of speed -->"
+CALIBRATION_BEGIN = "<!-- calibration: written by benchmarks/tables.py -->"
+CALIBRATION_END = "<!-- end of calibration -->"
 
 Row = dict[str, str]
 
@@ -30,6 +32,7 @@ def main() -> int:
         (ROOT / "README.md", with_results),
         (ROOT / "docs" / "transfer.md", with_transfer),
         (ROOT / "docs" / "speed.md", with_speed),
+        (ROOT / "docs" / "calibration.md", with_calibration),
     ):
         old = file.read_text(encoding="utf-8")
         new = with_table(old)
@@ -50,6 +53,7 @@ def with_results(readme: str) -> str:
         *_memory(),
         *_startup(),
         *_vectors(),
+        *_calibration(),
     ]
     return _between(readme, BEGIN, lines, END)
 
@@ -128,6 +132,31 @@ def _to_94_percent() -> str:
 
 def _counted(count: int, what: str) -> str:
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def with_calibration(text: str) -> str:
+    """Returns the text of docs/calibration.md with its table written anew: a row for each network."""
+    rows = list({(row["model"], row["data"]): row for row in read("calibration.csv")}.values())
+    lines = [
+        "| network | accuracy | temperature | calibration error: without, with | loss: without, with "
+        "| 99 % right on the surest | answered by `auto`, right of these | pictures | machine, date |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        error = f"{float(row['ece_without']):.2f} %, {_within(row, 'ece')}"
+        loss = f"{float(row['loss_without']):.3f}, {float(row['loss']):.3f}"
+        auto = f"{float(row['answered_auto']):.1f} %, {float(row['accuracy_auto']):.2f} %"
+        lines.append(
+            f"| {row['model']} | {float(row['top1']):.2f} % | {float(row['temperature']):.3f} | {error} | {loss} "
+            f"| {_within(row, 'coverage_at_99')} | {auto} | {int(row['images']):,} | {_where(row)} |"
+        )
+    return _between(text, CALIBRATION_BEGIN, lines if rows else [], CALIBRATION_END)
+
+
+def _within(row: Row, key: str) -> str:
+    """The mean over the seeds, and the lowest and the highest."""
+    mean, low, high = (float(row[f"{key}{suffix}"]) for suffix in ("", "_min", "_max"))
+    return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
 
 
 def _mean_and_spread(top1: list[float]) -> str:
@@ -211,6 +240,14 @@ def _vectors() -> Iterator[str]:
         what = f"exact search among {int(row['vectors']):,} vectors of {row['dim']}, {row['kind']}"
         measured = f"{float(row['median_ms']):.0f} ms (all in float32: {float(row['full_precision_ms']):.0f} ms)"
         yield f"| {what} | {measured} | under 100 ms | {_where(row)} |"
+
+
+def _calibration() -> Iterator[str]:
+    for row in _latest(read("calibration.csv"), "model"):
+        pictures = f"CIFAR-10's {row['part']} pictures, each half judged by the other's"
+        what = f"calibration error with a temperature, {row['model']} on {pictures}"
+        measured = f"{_within(row, 'ece')}, without it {float(row['ece_without']):.2f} %"
+        yield f"| {what} | {measured} | under 1 % | {_where(row)} |"
 
 
 def _latest(rows: list[Row], key: str) -> list[Row]:

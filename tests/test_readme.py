@@ -56,3 +56,13 @@ def test_it_names_the_python_that_the_package_asks_for() -> None:
 def test_the_table_of_transfer_is_fresh(tables: Any) -> None:
     text = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
     assert tables.with_transfer(text) == text, "run python benchmarks/tables.py"
+
+
+def test_the_table_of_calibration_is_fresh() -> None:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    text = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
+    assert tables.with_calibration(text) == text, "run python benchmarks/tables.py"

@@ -55,7 +55,7 @@ def values_of(hint: Any, key: str) -> st.SearchStrategy[Any]:
     if tables := tables_in(hint):
         return st.one_of(*(tables_of(kind) for kind in tables))
     if origin in (typing.Union, types.UnionType):
-        return st.none() | values_of(next(kind for kind in arguments if kind is not types.NoneType), key)
+        return st.one_of(st.none() if kind is types.NoneType else values_of(kind, key) for kind in arguments)
     if origin is Literal:
         return st.sampled_from(arguments)
     if origin is tuple:

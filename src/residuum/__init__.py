@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from residuum.deploy.predict import Prediction, Predictor, load
     from residuum.deploy.search import Index
     from residuum.errors import ResiduumError
+    from residuum.evaluation.calibrate import calibrate
     from residuum.evaluation.trained import evaluate
     from residuum.models import create_model
     from residuum.models.embedding import embedder
@@ -36,6 +37,7 @@ _HOME = {
     "Recipe": "residuum.recipe",
     "ResiduumError": "residuum.errors",
     "Run": "residuum.training.run",
+    "calibrate": "residuum.evaluation.calibrate",
     "create_model": "residuum.models",
     "embedder": "residuum.models.embedding",
     "evaluate": "residuum.evaluation.trained",
@@ -52,6 +54,7 @@ __all__ = [
     "ResiduumError",
     "Run",
     "__version__",
+    "calibrate",
     "create_model",
     "embedder",
     "evaluate",

@@ -22,7 +22,7 @@ FLAGS = {
     "train": {
         "--data", "-c --recipe", "--model", "--weights", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
         "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override", "--resize",
-        "--find-lr", "--folds",
+        "--find-lr", "--folds", "--unknown-below",
         "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
@@ -39,8 +39,12 @@ FLAGS = {
         "--device", "--accept-license", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "predict": {
-        "BUNDLE", "PATH", "--top", "--precision", "-b --batch-size", "-j --workers", "--device", "--csv", "--json",
-        "-q --quiet", "-v --verbose",
+        "BUNDLE", "PATH", "--top", "--unknown-below", "--precision", "-b --batch-size", "-j --workers", "--device",
+        "--csv", "--json", "-q --quiet", "-v --verbose",
+    },
+    "calibrate": {
+        "BUNDLE", "--data", "--split", "--unknown-below", "-o --out", "--precision", "-b --batch-size", "-j --workers",
+        "--on-bad-image", "--device", "--offline", "--json", "-q --quiet", "-v --verbose",
     },
     "explain": {
         "BUNDLE", "IMAGE", "--method", "--stage", "--class", "-o --out", "--device", "--json", "-q --quiet",

@@ -27,7 +27,7 @@ def test_json_has_the_keys_that_were_promised(trained: Trained, pictures: Path, 
     assert (said.code, said.err) == (0, "")
     assert list(said.json) == ["predictions"]
     [row] = said.json["predictions"]
-    assert list(row) == ["file", "label", "prob", "top", "error"]
+    assert list(row) == ["file", "label", "prob", "unknown", "top", "error"]
     assert row["file"] == str(file)
     assert row["error"] is None
     assert [list(guess) for guess in row["top"]] == [["label", "prob"]] * 3

@@ -58,6 +58,7 @@ def changed(say: Say, *words: str) -> dict[str, object]:
         (["-j", "3"], {"data.workers": 3}),
         (["--on-bad-image", "skip"], {"data.on_bad_image": "skip"}),
         (["--resize", "pad"], {"data.resize": "pad"}),
+        (["--unknown-below", "0.7"], {"unknown_below": 0.7}),
         (["--set", "optim.momentum=0.5", "--set", "epochs = 3"], {"optim.momentum": 0.5, "epochs": 3}),
         (["--recipe", "digits", "--data", "synthetic"], {"data.source": "synthetic"}),
     ],
@@ -220,8 +221,8 @@ def test_stopped_is_75_and_the_command_it_names_goes_on(
     assert said.code == 0
     assert "Resumed at epoch 1, step 3." in said.err
     assert list(said.json) == [
-        "run", "bundle", "report", "recipe", "part", "images", "top1", "top5", "loss", "ece", "best_epoch", "seconds",
-        "skipped",
+        "run", "bundle", "report", "recipe", "part", "images", "top1", "top5", "loss", "ece", "temperature",
+        "unknown_below", "best_epoch", "seconds", "skipped",
     ]  # fmt: skip
     assert said.json["run"] == "my run"
     assert said.json["part"] == "test"

@@ -1,8 +1,10 @@
 """Scores a trained network: accuracy, loss, calibration, every class, the confusion matrix.
 
 Without --data it is the set that the network was trained on, with the same pictures held out. Accuracies are in
-percent. With --views and --ensemble each picture is looked at more than once, as in the papers' best figures: ten crops
-(four corners, the centre, their mirrors), or the whole picture at five scales and its mirrors.
+percent. Loss and calibration error are of probabilities with the bundle's temperature, and are said without it too.
+
+With --views and --ensemble each picture is looked at more than once, as in the papers' best figures: ten crops (four
+corners, the centre, their mirrors), or the whole picture at five scales and its mirrors.
 
 examples:
   residuum evaluate runs/digits-1/best
@@ -24,6 +26,7 @@ from residuum.errors import UsageError
 
 if TYPE_CHECKING:
     from residuum.evaluation.evaluate import Batch
+    from residuum.evaluation.reliance import Reliance
     from residuum.evaluation.trained import Evaluation
 
 _COLUMNS = ("file", "label", "predicted", "prob", "correct")
@@ -129,7 +132,8 @@ def _about(done: Evaluation) -> dict[str, object]:
     """Returns the scores in JSON's types; votes of neighbours have neither loss nor calibration."""
     scores = done.scores.as_dict()
     if done.knn is None:
-        return {**scores, "views": done.kind, "models": done.models}
+        told = done.reliance.as_dict() if done.reliance else {}
+        return {**scores, **told, "views": done.kind, "models": done.models}
     return {"knn": asdict(done.knn), **{name: scores[name] for name in scores if name not in ("loss", "ece")}}
 
 
@@ -166,8 +170,27 @@ def _in_words(done: Evaluation) -> str:
 def _beside(done: Evaluation) -> list[str]:
     """What the accuracy is of, in lines: of probabilities, or of neighbours."""
     if done.knn is None:
-        return [f"Loss                {done.scores.loss:.4f}", f"Calibration error   {done.scores.ece:.2f} %"]
+        lines = [f"Loss                {done.scores.loss:.4f}", f"Calibration error   {done.scores.ece:.2f} %"]
+        return lines + (_reliance(done.reliance) if done.reliance else [])
     return [f"Neighbours          {done.knn.k:,} of {done.knn.known:,} training pictures, by stage {done.knn.stage}"]
+
+
+def _reliance(told: Reliance) -> list[str]:
+    """What temperature and threshold do, in lines."""
+    lines = []
+    if told.tempered:
+        each = ", ".join(f"{temperature:.3f}" for temperature in told.temperatures)
+        without = f"without: loss {told.uncalibrated.loss:.4f}, calibration error {told.uncalibrated.ece:.2f} %"
+        lines.append(f"Temperature         {each} ({without})")
+    sure = told.at_accuracy(0.99)
+    if sure is not None:
+        who = f"{100 * sure.coverage:.2f} % of the pictures, of a probability from {sure.threshold:.4g}"
+        lines.append(f"99 % right          on the surest {who}")
+    if told.chosen is not None:
+        right = f"{100 * told.chosen.accuracy:.2f} % of these are right"
+        below = f"unknown below {told.chosen.threshold:.4g}"
+        lines.append(f"Answered            {100 * told.chosen.coverage:.2f} % ({below}); {right}")
+    return lines
 
 
 def _confusions(done: Evaluation, count: int = 5) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import Literal
 
 
 def whole_number(least: int) -> Callable[[str], int]:
@@ -56,3 +57,23 @@ def add_loudness(parser: argparse.ArgumentParser, more: str) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-q", "--quiet", action="store_true", help="print the result and errors only")
     group.add_argument("-v", "--verbose", action="store_true", help=f"print {more}, and where an error came from")
+
+
+def add_unknown_below(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--unknown-below`; `what` is what it says of itself."""
+    parser.add_argument("--unknown-below", type=threshold, metavar="auto|P|none", help=what)
+
+
+def threshold(text: str) -> float | Literal["auto", "none"]:
+    """Reads auto, none, or a probability."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return "none"
+    try:
+        probability = float(text)
+    except ValueError:
+        probability = -1.0
+    if not 0 <= probability <= 1:
+        raise argparse.ArgumentTypeError(f"cannot be {text!r}. Expected auto, none, or a probability from 0 to 1")
+    return probability

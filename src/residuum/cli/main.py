@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "train a network on a set of pictures",
     "evaluate": "score a trained network on a set of pictures",
     "predict": "say what is on pictures",
+    "calibrate": "make probabilities as sure as they are right, and unsure answers unknown",
     "embed": "make vectors of pictures: a file to search, or for another program",
     "search": "find pictures like a picture, and near-duplicates, among vectors",
     "explain": "show what on a picture speaks for a class",

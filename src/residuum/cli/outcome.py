@@ -28,6 +28,8 @@ def as_json(run: Run) -> dict[str, object]:
         "recipe": run.recipe.name,
         "part": run.result.part,
         **run.result.scores.summary(),
+        "temperature": run.result.reliance.temperatures[0],
+        "unknown_below": run.result.reliance.chosen.threshold if run.result.reliance.chosen else None,
         "best_epoch": run.best_epoch,
         "seconds": round(run.seconds, 3),
         "skipped": run.skipped,

@@ -1,6 +1,7 @@
 """Says what is on pictures: files, folders (searched for pictures), or - for a picture on standard input.
 
-A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3.
+A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3. Where the best
+class is less probable than --unknown-below, or than the bundle's own threshold, the answer is "unknown".
 
 examples:
   residuum predict runs/photos-1/best a.jpg b.png
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
     add("paths", metavar="PATH", nargs="+", help="pictures, folders, or - for a picture on standard input")
     add("--top", type=flags.whole_number(1), default=5, metavar="N", help="classes to name for each picture (5)")
+    text = "the probability below which the answer is unknown (default and auto: the bundle's own; none: never)"
+    flags.add_unknown_below(parser, text)
     flags.add_precision(parser)
     add("-b", "--batch-size", type=flags.whole_number(1), default=32, metavar="N", help="pictures at a time (32)")
     flags.add_workers(parser)
@@ -45,19 +48,25 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.deploy.predict import load
 
     files = files_of(arguments.paths)
-    predictor = load(arguments.bundle, device=arguments.device, precision=arguments.precision)
+    predictor = load(
+        arguments.bundle,
+        device=arguments.device,
+        precision=arguments.precision,
+        unknown_below=arguments.unknown_below,
+    )
     if arguments.verbose:
         name, count = predictor.card["model"]["name"], len(predictor.classes)
         where = f"on {predictor.device} in {arguments.precision}"
-        console.note(f"Predicting with {name} in {arguments.bundle}: {count} classes, {where}.")
-    columns = _columns(min(arguments.top, len(predictor.classes)))
+        console.note(f"Predicting with {name} in {arguments.bundle}: {count} classes, {where}.{_sureness(predictor)}")
+    may_be_unknown = predictor.unknown_below is not None
+    columns = _columns(min(arguments.top, len(predictor.classes)), may_be_unknown)
     done: list[Prediction] = []  # those that are still needed: all for JSON, else the bad ones
     with (
         csv_writer(arguments.csv, columns) as write,
         progress.counting("predicting", len(files), quiet=arguments.quiet or not arguments.json) as tell,
     ):
         for prediction in _predictions(predictor, files, arguments):
-            write(_row(prediction))
+            write(_row(prediction, may_be_unknown))
             tell(1)
             if arguments.json or prediction.error is not None:
                 done.append(prediction)
@@ -87,7 +96,15 @@ def _say(prediction: Prediction, *, needed: bool) -> None:
 def _in_words(prediction: Prediction) -> str:
     if prediction.error is not None:
         return f"{prediction.file}: cannot be used: {prediction.error}"
-    return f"{prediction.file}: " + ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in prediction.top)
+    guesses = ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in prediction.top)
+    said = f"{prediction.unknown_as} ({guesses})" if prediction.unknown else guesses
+    return f"{prediction.file}: {said}"
+
+
+def _sureness(predictor: Predictor) -> str:
+    """What is done to the probabilities, in words; nothing where nothing is."""
+    said = "" if predictor.temperature == 1 else f" Temperature {predictor.temperature:.3f}."
+    return said if predictor.unknown_below is None else f"{said} Unknown below {predictor.unknown_below:.4g}."
 
 
 def _complain(bad: Sequence[Prediction], total: int) -> int:
@@ -102,14 +119,17 @@ def _complain(bad: Sequence[Prediction], total: int) -> int:
     return console.complain(error)
 
 
-def _columns(top: int) -> list[str]:
+def _columns(top: int, may_be_unknown: bool) -> list[str]:
+    """The columns of the table; where an answer may be "unknown", `best` is the most probable class all the same."""
     more = [f"{column}_{place}" for place in range(2, top + 1) for column in ("label", "prob")]
-    return ["file", "label", "prob", *more, "error"]
+    return ["file", "label", "prob", *more, *(["unknown", "best"] if may_be_unknown else []), "error"]
 
 
-def _row(prediction: Prediction) -> dict[str, object]:
+def _row(prediction: Prediction, may_be_unknown: bool) -> dict[str, object]:
     row: dict[str, object] = {"file": prediction.file, "error": prediction.error}
     for place, guess in enumerate(prediction.top, start=1):
         suffix = "" if place == 1 else f"_{place}"
         row |= {f"label{suffix}": guess.label, f"prob{suffix}": guess.prob}
+    if prediction.top and may_be_unknown:
+        row |= {"label": prediction.label, "unknown": prediction.unknown, "best": prediction.top[0].label}
     return row

@@ -10,6 +10,7 @@ examples:
   residuum train --data my_photos --recipe photos_probe
   residuum train --data my_photos --epochs 30 --find-lr
   residuum train --data my_photos --folds 5
+  residuum train --data my_photos --unknown-below auto
   residuum train --recipe resnet20_cifar10_fast --data cifar10 --seed 1
   residuum train --data my_photos --model resnet50 --weights imagenet
   residuum train --recipe mine.toml --set optim.lr=0.05 --set augment.mixup=0.2
@@ -31,6 +32,7 @@ _KEYS = (
     "img_size",
     "resize",
     "lr",
+    "unknown_below",
     "seed",
     "precision",
     "workers",
@@ -56,6 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--find-lr", action="store_true", help="choose the learning rate by a short trial with a rising one")
     text = "cross-validate: train N times, each time without another N-th of the pictures, which then measures"
     add("--folds", type=flags.whole_number(2), metavar="N", help=text)
+    text = "the probability below which the trained network's answer is unknown (auto: 95 percent are answered)"
+    add("--unknown-below", metavar="auto|P|none", help=text)
     add("--seed", metavar="N", help="where all randomness starts")
     add("--precision", metavar="FORMAT", help="number format to compute in: auto, fp32, bf16, fp16")
     add("-j", "--workers", metavar="N", help="threads that decode pictures (0: chosen by the processor)")

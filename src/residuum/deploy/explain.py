@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from residuum import imaging
 from residuum.errors import PictureError, UsageError, did_you_mean
 from residuum.evaluation import explain, metrics
+from residuum.evaluation.temperature import tempered
 
 if TYPE_CHECKING:
     from residuum.deploy.predict import Predictor, Source
@@ -165,7 +166,7 @@ class Explainer:
             stage=self.stage,
             autocast=self._predictor.autocast,
         )
-        probs = np.exp(metrics.log_softmax(found.logits))[0]
+        probs = np.exp(metrics.log_softmax(tempered(found.logits, self._predictor.temperature)))[0]
         best, asked = int(metrics.ranked(found.logits, 1)[0, 0]), int(found.classes[0])
         shown = picture.copy()  # it may be the caller's own
         shown.thumbnail((SHOWN_PX, SHOWN_PX))

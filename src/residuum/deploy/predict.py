@@ -18,11 +18,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from residuum import hardware, imaging
+from residuum.calibration import Threshold, threshold_of, unknown_for
 from residuum.data.transforms import Normalise
 from residuum.deploy.explain import Explainer, Explanation
 from residuum.errors import PictureError, UsageError
 from residuum.evaluation import metrics
 from residuum.evaluation.explain import Method
+from residuum.evaluation.temperature import tempered
 from residuum.models import inference, saved
 
 Source: TypeAlias = str | os.PathLike[str] | bytes | PIL.Image.Image | NDArray[Any]
@@ -39,16 +41,24 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one picture. `error` is why there is no answer, and `top` is empty then."""
+    """What the network says of one picture. `error` is why there is no answer, and `top` is empty then. `unknown_as` is
+    the word for a picture that it is not sure enough of to name a class, and else empty."""
 
     file: str
     top: tuple[Guess, ...]
     error: str | None = None
+    unknown_as: str = ""
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the most probable class is not probable enough to be the answer."""
+        return bool(self.unknown_as)
 
     @property
     def label(self) -> str | None:
-        """The most probable class."""
-        return self.top[0].label if self.top else None
+        """The most probable class; "unknown" where it is not probable enough (or "(unknown)", where the former is the
+        name of a class)."""
+        return self.unknown_as or (self.top[0].label if self.top else None)
 
     @property
     def prob(self) -> float | None:
@@ -61,19 +71,35 @@ class Prediction:
             "file": self.file,
             "label": self.label,
             "prob": self.prob,
+            "unknown": self.unknown,
             "top": [{"label": guess.label, "prob": guess.prob} for guess in self.top],
             "error": self.error,
         }
 
 
 class Predictor:
-    """A trained network with its classes and its preprocessing, ready for pictures."""
+    """A trained network with its classes, its preprocessing and its temperature, ready for pictures.
 
-    def __init__(self, trained: saved.Saved, device: torch.device, precision: hardware.Precision = "fp32") -> None:
+    Where the probability of the best class is below `unknown_below`, the answer is "unknown"; None is the bundle's own
+    threshold, if any, "auto" insists on it, and "none" answers always.
+
+    Raises:
+        UsageError: the threshold is no probability, or the bundle has none of its own.
+    """
+
+    def __init__(
+        self,
+        trained: saved.Saved,
+        device: torch.device,
+        precision: hardware.Precision = "fp32",
+        unknown_below: Threshold | None = None,
+    ) -> None:
         self.model = trained.model
         self.classes = trained.classes
         self.preprocessing = trained.preprocessing
         self.card = trained.card
+        self.temperature = trained.calibration.temperature
+        self.unknown_below = threshold_of(trained.calibration, unknown_below)
         self.device = device
         self._normalise = Normalise(trained.preprocessing, device, channels_last=True)
         self._precision = hardware.choose_precision(precision, device)
@@ -174,22 +200,36 @@ class Predictor:
         images = self._normalise(seen)
         with torch.inference_mode():
             logits = self._answering(images).cpu().numpy()
-        probs = np.exp(metrics.log_softmax(logits))
+        probs = np.exp(metrics.log_softmax(tempered(logits, self.temperature)))
         best = metrics.ranked(logits, min(top, len(self.classes)))
+        word = unknown_for(self.classes)
         return [
-            Prediction(title, tuple(Guess(self.classes[k], float(row[k])) for k in order))
+            Prediction(
+                title,
+                tuple(Guess(self.classes[k], float(row[k])) for k in order),
+                unknown_as=word if float(row[order[0]]) < (self.unknown_below or 0.0) else "",
+            )
             for title, row, order in zip(titles, probs, best.tolist(), strict=True)
         ]
 
 
-def load(bundle: str | Path, *, device: str = "auto", precision: hardware.Precision = "fp32") -> Predictor:
+def load(
+    bundle: str | Path,
+    *,
+    device: str = "auto",
+    precision: hardware.Precision = "fp32",
+    unknown_below: Threshold | None = None,
+) -> Predictor:
     """Loads a bundle (the folder `best/` of a run), every file of it checked against its hash.
+
+    `unknown_below` is the probability below which the answer is "unknown": None is the bundle's own, if it has one.
 
     Raises:
         WeightsError: there is no bundle, or it is incomplete, changed or malformed.
+        UsageError: an argument cannot be what it is.
     """
     place = hardware.choose_device(device)
-    return Predictor(saved.load(Path(bundle), place), place, precision)
+    return Predictor(saved.load(Path(bundle), place), place, precision, unknown_below)
 
 
 def _require_positive(**values: int) -> None:

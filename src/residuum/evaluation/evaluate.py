@@ -164,20 +164,35 @@ def predict(
     world: World = ALONE,
 ) -> Predictions:
     """Returns what `model`, in evaluation mode and back, says of every picture; raises what `evaluate` raises."""
-    parts: list[Predictions] = []
+    return predict_each(model, lambda images: (model(images),), batches, classes, autocast, world)[0]
+
+
+def predict_each(
+    model: nn.Module,
+    answers: Callable[[Any], Sequence[Tensor]],
+    batches: Iterable[Batch],
+    classes: Sequence[str],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
+) -> list[Predictions]:
+    """As `predict`, for logits that are read in more than one way: `answers` turns a batch's images into those of each.
+
+    Raises: what `evaluate` raises.
+    """
+    parts: list[list[Predictions]] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
             with autocast():
-                logits = model(batch.images)
-            parts.append(_read_logits(logits.float().cpu().numpy(), batch, len(classes)))
-    parts = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    if not sum(map(len, parts)):
+                ways = answers(batch.images)
+            parts.append([_read_logits(checked_logits(logits, batch, len(classes)), batch) for logits in ways])
+    together = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
+    if not sum(len(part[0]) for part in together):
         raise DataError(
             "There are no pictures to evaluate on.",
             expected="Expected a part of the set with at least one picture.",
             hint="See what the set holds with: residuum check DATA",
         )
-    return join(parts)
+    return [join(way) for way in zip(*together, strict=True)]
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
@@ -218,7 +233,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _read_logits(logits: NDArray[np.float32], batch: Batch, num_classes: int) -> Predictions:
+def checked_logits(answer: Tensor, batch: Batch, num_classes: int) -> NDArray[np.floating]:
+    """Returns the network's answer to a batch as an array: float64 where it is that already, else float32; [N, K].
+
+    Raises:
+        DataError: it does not tell as many classes apart.
+        DivergedError: it has numbers that are not finite.
+    """
+    logits: NDArray[np.floating] = (answer if answer.dtype == torch.float64 else answer.float()).cpu().numpy()
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise DataError(
             f"The network answers with shape {list(logits.shape)}, and the set has {num_classes} classes.",
@@ -232,6 +254,10 @@ def _read_logits(logits: NDArray[np.float32], batch: Batch, num_classes: int) ->
             expected="Expected numbers.",
             hint="Train with a lower learning rate, or compute in float32: --precision fp32",
         )
+    return logits
+
+
+def _read_logits(logits: NDArray[np.floating], batch: Batch) -> Predictions:
     labels = batch.labels.cpu().numpy().astype(np.int64)
     log_probs = metrics.log_softmax(logits)
     top = metrics.ranked(logits, TOP)

@@ -124,8 +124,9 @@ def draw_confusion(confusion: NDArray[np.int64], classes: Sequence[str]) -> byte
     return png(figure)
 
 
-def draw_calibration(bins: CalibrationBins) -> bytes:
-    """Draws how often the network is right against how sure it is, and how many pictures that is about."""
+def draw_calibration(bins: CalibrationBins, without: CalibrationBins | None = None) -> bytes:
+    """Draws how often the network is right against how sure it is, and how many pictures that is about; beside it, how
+    often it was right `without` its temperature."""
     figure = Figure(figsize=(5.4, 5.2), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
     edges = np.linspace(0, 100, len(bins.images) + 1)
@@ -145,6 +146,12 @@ def draw_calibration(bins: CalibrationBins) -> bytes:
         label="95 % interval",
     )
     upper.plot([0, 100], [0, 100], color=INK, linestyle=":", linewidth=1.5, label="as often right as sure")
+    if without is not None:
+        told = np.flatnonzero(without.images)
+        upper.plot(
+            100 * without.confidence[told], 100 * without.accuracy[told], "s--", color=VERMILION, ms=5, linewidth=1.3,
+            label="without temperature",
+        )  # fmt: skip
     upper.set(xlim=(0, 100), ylim=(0, 102))
     upper.set_ylabel("right, %", color=QUIET)
     lower.bar(centres, bins.images, width=width, color=QUIET, alpha=0.7)
@@ -153,7 +160,7 @@ def draw_calibration(bins: CalibrationBins) -> bytes:
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     for axes in (upper, lower):
         plain(axes)
-    legend(upper, 3)
+    legend(upper, 3 if without is None else 2)
     return png(figure)
 
 

@@ -10,10 +10,13 @@ import numpy as np
 
 from residuum import html
 from residuum.evaluation import metrics
+from residuum.evaluation.coverage_plot import draw_coverage
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.heat import side_by_side
 from residuum.evaluation.pictures import MAX_PX, Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
 from residuum.evaluation.plots import MATRIX_CLASSES, draw_calibration, draw_confusion, draw_curves
+from residuum.evaluation.reliance import Reliance
+from residuum.evaluation.reliance_report import how_many, how_sure
 from residuum.html import Html, Section
 
 LISTED_CLASSES = 30
@@ -40,7 +43,7 @@ class ReportContent:
     `part` names the pictures that `scores` and `predictions` are about: "test", "val" or "train". `images` counts those
     that were trained on. `records` are those of metrics.jsonl. `class_counts` is part -> class -> pictures;
     `data_facts` say where the set came from and how it was split. `skipped` and `ignored` are file -> reason,
-    `next_commands` are purpose -> command.
+    `next_commands` are purpose -> command. `reliance` is what temperature and threshold do to the scores.
     """
 
     title: str
@@ -64,6 +67,7 @@ class ReportContent:
     warnings: Sequence[str] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
+    reliance: Reliance | None = None
 
 
 def draw(content: ReportContent) -> dict[str, bytes]:
@@ -72,13 +76,23 @@ def draw(content: ReportContent) -> dict[str, bytes]:
     drawn = {
         "curves.png": draw_curves(content.records),
         "confusion.png": draw_confusion(content.scores.confusion, names),
-        "calibration.png": draw_calibration(content.predictions.calibration),
     }
+    drawn |= _draw_reliance(content)
     if content.training_pictures:
         drawn["pictures.png"] = draw_pictures(content.training_pictures)
     if content.mistakes:
         drawn["mistakes.png"] = draw_mistakes(content.mistakes)
     return drawn
+
+
+def _draw_reliance(content: ReportContent) -> dict[str, bytes]:
+    told, bins = content.reliance, content.predictions.calibration
+    if told is None:
+        return {"calibration.png": draw_calibration(bins)}
+    return {
+        "calibration.png": draw_calibration(bins, told.uncalibrated_bins if told.tempered else None),
+        "coverage.png": draw_coverage(told.curve, len(content.predictions), told.chosen),
+    }
 
 
 def write_report(path: Path, content: ReportContent, plots: Path | None = None) -> None:
@@ -156,7 +170,10 @@ def _sections(content: ReportContent, drawn: Mapping[str, bytes]) -> Iterator[Se
     yield Section("Most confident mistakes", _mistakes(content))
     if content.training_pictures:
         yield Section("What the network saw", _training_pictures(content.training_pictures))
-    yield Section("How sure it is", _calibration(content, drawn["calibration.png"]))
+    png = drawn["calibration.png"]
+    yield Section("How sure it is", how_sure(content.scores, content.predictions, content.reliance, content.part, png))
+    if content.reliance is not None:
+        yield Section("How many answers to take", how_many(content.reliance, drawn["coverage.png"]))
     yield Section("The pictures", _data(content))
     yield Section("The recipe", _recipe(content))
     if content.next_commands:
@@ -241,23 +258,6 @@ def _training_pictures(pictures: Sequence[Picture]) -> Html:
     said = "Training pictures after cropping and augmentation, exactly as they went in."
     shown = (html.thumbnail(encode(p.pixels), p.label, p.label, small=is_small(p.pixels)) for p in pictures)
     return html.join([html.paragraph(said), html.gallery(shown)])
-
-
-def _calibration(content: ReportContent, png: bytes) -> Html:
-    sure = 100 * float(content.predictions.probs[:, 0].mean())
-    gap = sure - content.scores.top1
-    verdict = (
-        "too sure of itself"
-        if gap > 1
-        else "less sure than it could be"
-        if gap < -1
-        else "about as sure as it should be"
-    )
-    said = (
-        f"On average it is {sure:.1f} % sure and {content.scores.top1:.1f} % right: {verdict}. "
-        f"The expected calibration error is {content.scores.ece:.2f} % (15 equal-width bins)."
-    )
-    return html.join([html.paragraph(said), html.chart(png, f"Reliability diagram. {said}")])
 
 
 def _data(content: ReportContent) -> Html:

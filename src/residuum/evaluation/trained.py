@@ -21,7 +21,8 @@ from residuum.data.verification import OnBadImage
 from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Batch, Predictions, Scores
-from residuum.evaluation.evaluate import evaluate as score
+from residuum.evaluation.reliance import Reliance
+from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
 from residuum.models import inference, saved
 
@@ -44,7 +45,7 @@ class Evaluation:
     """How networks fared: `models` are their names, `kind` is what they saw of each picture, `what` the pictures in
     words, `skipped` the reason by file, `world` the processes that found it out together. `knn` is there where
     neighbours voted in place of the classifier: shares of votes are no probabilities, so that the scores' loss and
-    calibration say little."""
+    calibration say little. `reliance` is there for the classifier; a threshold of "unknown" is the first network's."""
 
     models: tuple[str, ...]
     kind: Kind
@@ -55,6 +56,7 @@ class Evaluation:
     skipped: dict[str, str]
     world: World
     knn: Knn | None = None
+    reliance: Reliance | None = None
 
 
 def evaluate(
@@ -74,8 +76,8 @@ def evaluate(
 
     Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
     sees of each picture: "one" (the centre), "ten" crops, or "multiscale"; `ensemble` are bundles of more networks.
-    The probabilities of all views and networks are averaged. Processes that were started together, by torchrun or
-    srun, share the pictures, and each returns the scores of all of them.
+    The probabilities of all views and networks are averaged, each network's with its own temperature. Processes that
+    were started together, by torchrun or srun, share the pictures, and each returns the scores of all of them.
 
     Raises:
         WeightsError: a bundle cannot be used, or has other classes than the first.
@@ -118,7 +120,7 @@ def evaluate_in_full(
 
     Raises: what `evaluate` raises.
     """
-    _refuse_unknown(kind, batch_size, on_bad_image)
+    refuse_unknown(kind, batch_size, on_bad_image)
     with joined() as world:
         place = hardware.choose_device(device, world.local_rank)
         number_format = hardware.choose_precision(precision, place)
@@ -131,11 +133,13 @@ def evaluate_in_full(
         answering = [inference.answering(network.model, number_format) for network in trained]
         model, loader = _seeing(trained, answering, kind, images, batch_size, place, workers, on_bad_image, world)
         batches = watch(loader, len(images)) if world.is_main else loader
-        scores, predictions = score(model, batches, trained[0].classes, world=world)
+        scores, predictions, told = evaluate_both(
+            model, batches, trained[0].classes, world=world, unknown_below=trained[0].calibration.unknown_below
+        )
         for found in world.gather(loader.skipped):
             skipped |= found
     models = tuple(network.card["model"]["name"] for network in trained)
-    return Evaluation(models, kind, what, scores, predictions, images, skipped, world)
+    return Evaluation(models, kind, what, scores, predictions, images, skipped, world, reliance=told)
 
 
 def _seeing(
@@ -148,11 +152,11 @@ def _seeing(
     workers: int,
     on_bad_image: OnBadImage,
     world: World,
-) -> tuple[nn.Module, EvalLoader | ViewLoader]:
+) -> tuple[Tempered | Averaged, EvalLoader | ViewLoader]:
     """Returns what answers, and the batches that it takes: one network's centre crops as training's own evaluation has
     them, anything else as views."""
     if kind == "one" and len(networks) == 1:
-        return answering[0], EvalLoader(
+        return Tempered(answering[0], networks[0].calibration.temperature), EvalLoader(
             images,
             networks[0].preprocessing,
             batch_size,
@@ -174,10 +178,12 @@ def _seeing(
         world=world,
     )
     how = [network.preprocessing for network in networks]
-    return Averaged(list(zip(answering, how, strict=True)), kind), loader
+    temperatures = [network.calibration.temperature for network in networks]
+    return Averaged(list(zip(answering, how, strict=True)), kind, temperatures), loader
 
 
-def _refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
+def refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
+    """Raises UsageError for an argument that cannot be."""
     if kind not in get_args(Kind):
         raise UsageError(
             f"views={kind!r} cannot be.",

@@ -88,28 +88,43 @@ class Averaged(nn.Module):
     """Networks, each with its own preprocessing, as one network of `Views`.
 
     Its answer is the logarithm of the mean probability over networks and views, or where there is one view and one
-    network, its logits as they are: Views -> float64 [N, K] in the processor's memory.
+    network, its logits: Views -> float64 [N, K] in the processor's memory. The logits of each network are divided by
+    its temperature (1 where none are given) before they become probabilities.
     """
 
-    def __init__(self, networks: Sequence[tuple[nn.Module, Preprocessing]], kind: Kind) -> None:
+    def __init__(
+        self, networks: Sequence[tuple[nn.Module, Preprocessing]], kind: Kind, temperatures: Sequence[float] = ()
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(network for network, _ in networks)
         self.preprocessings = [preprocessing for _, preprocessing in networks]
+        self.temperatures = tuple(temperatures) or (1.0,) * len(networks)
         self.mirrors = (False,) if kind == "one" else (False, True)
 
     def forward(self, views: Views) -> Tensor:
-        logits = torch.cat(
-            [
-                _answers(network, views, views.parts[preprocessing], mirrored)
-                for network, preprocessing in zip(self.networks, self.preprocessings, strict=True)
-                for mirrored in self.mirrors
-            ],
-            dim=1,
-        )
-        if logits.shape[1] == 1:
-            return logits[:, 0]
-        # In logarithms and float64, so that a class that no view believes in keeps a finite loss.
-        return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
+        return self.both(views)[0]
+
+    def both(self, views: Views) -> tuple[Tensor, ...]:
+        """Returns the answer with the temperatures and, where one is not 1, without."""
+        found = [
+            (_answers(network, views, views.parts[preprocessing], mirrored), temperature)
+            for network, preprocessing, temperature in zip(
+                self.networks, self.preprocessings, self.temperatures, strict=True
+            )
+            for mirrored in self.mirrors
+        ]
+        tempered = _mean([logits / temperature for logits, temperature in found])
+        alike = all(temperature == 1 for temperature in self.temperatures)
+        return (tempered,) if alike else (tempered, _mean([logits for logits, _ in found]))
+
+
+def _mean(answers: Sequence[Tensor]) -> Tensor:
+    """Returns the logarithm of the mean probability, or what there is one of as it is; float64 [N, V, K] -> [N, K]."""
+    logits = torch.cat(list(answers), dim=1)
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    # In logarithms and float64, so that a class that no view believes in keeps a finite loss.
+    return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
 def _answers(network: nn.Module, views: Views, parts: Sequence[Part], mirrored: bool) -> Tensor:

@@ -69,7 +69,7 @@ def train_net(
         "batch_size": wanted.data.batch_size,
         "test_pictures": scores["images"],
         "test_error": round(100 - scores["top1"], 4),
-        "test_loss": round(scores["loss"], 6),
+        "test_loss": round(scores["calibration"]["uncalibrated"]["loss"], 6),  # the papers know no temperature
         "train_error": round(100 - training.top1, 4),
         "train_loss": round(training.loss, 6),
         "train_pictures": training.images,

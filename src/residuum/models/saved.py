@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from residuum import bundle
+from residuum.calibration import Calibration, of_card
 from residuum.errors import UsageError, WeightsError
 from residuum.imaging import Preprocessing
 from residuum.models._catalog import untrained_model
@@ -27,6 +28,7 @@ class Saved:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     card: Mapping[str, Any]
+    calibration: Calibration = field(default_factory=Calibration)
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
@@ -62,4 +64,5 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
         classes=tuple(card["classes"]),
         preprocessing=Preprocessing.from_dict(card["preprocessing"]),
         card=card,
+        calibration=of_card(card, folder),
     )

@@ -118,6 +118,12 @@ def _refuse_patience_without_scores(parts: Parts, wanted: recipe.Recipe) -> None
             expected=f"Expected at least eval_every_epochs, which is {wanted.eval_every_epochs}; 0 is off.",
             hint=f"For example: --set early_stop_epochs={3 * wanted.eval_every_epochs}",
         )
+    if wanted.unknown_below == "auto" and parts.val is None:
+        raise RecipeError(
+            "unknown_below = 'auto' is chosen on validation pictures, and there are none.",
+            expected="Expected data.val_fraction above 0, or a set with a validation part.",
+            hint="For example: --set data.val_fraction=0.1, or a probability: --unknown-below 0.8",
+        )
 
 
 def _as_the_weights_take_them(

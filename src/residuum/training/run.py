@@ -24,6 +24,7 @@ from residuum.data.sources import Parts
 from residuum.distributed import ALONE, World
 from residuum.errors import DivergedError, ResourceError
 from residuum.evaluation.evaluate import Predictions, Scores
+from residuum.evaluation.reliance import Reliance
 from residuum.models.layers import Network
 from residuum.training import averaging, checkpoint, resolution, schedule, transfer
 from residuum.training.guard import IN_A_ROW, Norms
@@ -35,12 +36,16 @@ _NAMED = 3  # pictures of a step that was not applied, on a terminal; metrics.js
 
 @dataclass(frozen=True)
 class Result:
-    """How a finished run fared: `part` is "test" where the set has such a part, else "val", else "train"."""
+    """How a finished run fared: `part` is "test" where the set has such a part, else "val", else "train".
+
+    The scores are with the network's temperature; `reliance` has those without.
+    """
 
     part: str
     scores: Scores
     predictions: Predictions
     images: ImageSet
+    reliance: Reliance
 
 
 def _all_of_it(model: nn.Module) -> nn.Module:

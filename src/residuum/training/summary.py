@@ -31,6 +31,7 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
         part=result.part,
         scores=result.scores,
         predictions=result.predictions,
+        reliance=result.reliance,
         model=run.recipe.model.name,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         images=len(run.parts.train),

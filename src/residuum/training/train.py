@@ -17,13 +17,14 @@ from residuum import bundle, hardware
 from residuum.data.sets import FileSet, ImageSet
 from residuum.distributed import World, joined, launcher
 from residuum.errors import ResourceError, Stopped, UsageError
-from residuum.evaluation.evaluate import evaluate
+from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.trained import rows
 from residuum.models import saved
 from residuum.models.inference import answering
 from residuum.recipe import Recipe
 from residuum.recipe import override as override_recipe
 from residuum.training.build import eval_loader
+from residuum.training.calibrated import calibrate_best
 from residuum.training.choose import choose, choose_recipe
 from residuum.training.embedded import embed_once
 from residuum.training.find_lr import LrSearch
@@ -189,20 +190,26 @@ def _earlier_life(
 
 
 def finish(run: Run) -> None:
-    """Scores the weights that were kept on the part that decides, once, and writes everything that people read."""
+    """Gives the weights that were kept a temperature, scores them on the part that decides, once, and writes everything
+    that people read."""
     best = run.world.from_main(lambda: saved.load(run.folder / "best"))
     model = best.model.to(run.device).to(memory_format=torch.channels_last)
+    calibration = calibrate_best(run, model, best.calibration)
     parts = {"test": run.parts.test, "val": run.parts.val, "train": run.parts.train}
     if run.recipe.data.folds:  # of which each decides on its own pictures
         parts = {"val": run.parts.val}
     part, images = next((name, images) for name, images in parts.items() if images is not None)
     loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
-    scores, predictions = evaluate(answering(model, "fp32"), loader, run.classes, world=run.world)
+    tempered = Tempered(answering(model, "fp32"), calibration.temperature)
+    scores, predictions, told = evaluate_both(
+        tempered, loader, run.classes, world=run.world, unknown_below=calibration.unknown_below
+    )
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
-    run.result = Result(part, scores, predictions, images)
+    run.result = Result(part, scores, predictions, images, told)
     if not run.world.is_main:
         return
-    write_json(run.folder / "scores.json", {"part": part, "seconds": run.seconds, **scores.as_dict()})
+    facts = {"part": part, "seconds": run.seconds, **scores.as_dict(), **told.as_dict()}
+    write_json(run.folder / "scores.json", facts)
     with (run.folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["file", "label", "predicted", "prob", "correct"])
         writer.writeheader()
