@@ -14,8 +14,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+TRANSFER = ROOT / "docs" / "transfer.md"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
+LABELS_BEGIN, LABELS_END = "<!-- labels: written by benchmarks/tables.py -->", "<!-- end of labels -->"
 
 Row = dict[str, str]
 
@@ -23,9 +25,10 @@ Row = dict[str, str]
 def main() -> int:
     """Writes or checks the tables."""
     stale = 0
-    for file, with_table in ((ROOT / "README.md", with_results), (ROOT / "docs" / "transfer.md", with_transfer)):
-        old = file.read_text(encoding="utf-8")
-        new = with_table(old)
+    for file, with_tables in ((ROOT / "README.md", (with_results,)), (TRANSFER, (with_transfer, with_labels))):
+        old = new = file.read_text(encoding="utf-8")
+        for with_table in with_tables:
+            new = with_table(new)
         if "--check" not in sys.argv[1:]:
             file.write_text(new, encoding="utf-8")
         elif new != old:
@@ -60,6 +63,22 @@ def with_transfer(text: str) -> str:
         images = f"{own[0]['train_images']}, {own[0]['test_images']}"
         lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
     return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+
+
+def with_labels(text: str) -> str:
+    """Returns the text of docs/transfer.md with its table of wrong labels written anew: a row for each way and share."""
+    rows = read("labels.csv")
+    lines = ["| way | wrong labels | found, of these | wrong, of what is found | seconds | seeds | machine, date |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for way, share in dict.fromkeys((row["way"], row["flipped"]) for row in rows):
+        own = [row for row in rows if (row["way"], row["flipped"]) == (way, share)]
+        recall, precision = (_mean_and_spread([float(row[key]) for row in own]) for key in ("recall", "precision"))
+        seconds = statistics.median(float(row["seconds"]) for row in own)
+        planted = f"{own[0]['planted']} ({100 * float(share):g} %)"
+        lines.append(
+            f"| {way} | {planted} | {recall} | {precision} | {seconds:.0f} | {len(own)} | {_where(own[-1])} |"
+        )
+    return _between(text, LABELS_BEGIN, lines if rows else [], LABELS_END)
 
 
 def _mean_and_spread(top1: list[float]) -> str:
