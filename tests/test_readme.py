@@ -52,3 +52,4 @@ def test_the_table_of_transfer_is_fresh() -> None:
     spec.loader.exec_module(tables)
     text = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
     assert tables.with_transfer(text) == text, "run python benchmarks/tables.py"
+    assert tables.with_labels(text) == text, "run python benchmarks/tables.py"

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from residuum.data.check import check
 from residuum.data.sources import open_parts
 from residuum.recipe import Recipe
 from residuum.training import data_check
 from residuum.training.build import build
-from residuum.training.data_check import check_of
+from residuum.training.data_check import check_of, warnings_of
 from residuum.training.run import Run
 
 
@@ -36,8 +37,10 @@ def test_copies_among_what_was_held_out_by_chance_are_found(tiny: Recipe, class_
     across = next(finding for finding in checked.findings if finding.kind == "duplicates-across-splits")
     assert across.severity == "harm"
     assert {name.split(",")[0] for name in across.remarks.values()} >= {"train", "val"}
-    from residuum.data.check import check
-
+    (warning,) = warnings_of(checked)
+    assert warning.startswith(across.what)
+    assert " = ".join(across.groups[0][:2]) in warning
+    assert warnings_of(check(str(photos))) == []
     assert not check(str(photos)).harmful
 
 

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
-from residuum.cli.flags import whole_number
 from residuum.errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bundle", metavar="BUNDLE", type=Path, help=text)
     add("--csv", metavar="FILE", help="with --bundle: also write the suspicious labels as a table")
     flags.add_device(parser)
-    add("-j", "--workers", type=whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
+    add("-j", "--workers", type=flags.whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
     add("--offline", action="store_true", help="use no network")
     add("--json", action="store_true", help="print what was found as JSON, with every file")
     add("-q", "--quiet", action="store_true", help="no progress display")

@@ -54,3 +54,14 @@ def _pixels(images: ImageSet) -> float:
     found = (picture for _, picture in opened(images, sampled(images, _SAMPLE)))
     sizes = [picture.width * picture.height for picture in found if not isinstance(picture, PictureError)]
     return float(np.mean(sizes or [0])) * len(images)
+
+
+def warnings_of(checked: Checked) -> list[str]:
+    """Returns a sentence for each thing that makes scores wrong and that training does not stop at: copies in several
+    parts or classes. Pictures that cannot be used were told when they were met."""
+    harms = (finding for finding in checked.findings if finding.severity == "harm")
+    return [
+        f"{finding.what} For example {' = '.join(finding.groups[0][:2])}. {finding.do}"
+        for finding in harms
+        if finding.groups
+    ]

@@ -17,7 +17,7 @@ from residuum.evaluation.label_issues import SUSPICIOUS, LabelIssue, label_issue
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
 from residuum.evaluation.report import ReportContent, write_report
 from residuum.models.layers import Network
-from residuum.training.data_check import check_of
+from residuum.training.data_check import check_of, warnings_of
 from residuum.training.run import Result, Run
 
 PICTURES, MISTAKES = 32, 12
@@ -28,6 +28,8 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
     """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
     checked, unread = check_of(run)
+    for warning in warnings_of(checked):
+        run.records.note(warning)
     issues = issues_of_result(result, run.classes)
     if issues is not None:
         write_csv(run.folder / SUSPICIOUS, issues)
