@@ -66,18 +66,15 @@ def with_transfer(text: str) -> str:
 
 
 def with_labels(text: str) -> str:
-    """Returns the text of docs/transfer.md with its table of wrong labels written anew: a row for each way and share."""
+    """Returns the text of docs/transfer.md with its table of wrong labels written anew: a row a way and share."""
     rows = read("labels.csv")
-    lines = ["| way | wrong labels | found, of these | wrong, of what is found | seconds | seeds | machine, date |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines = ["| way | wrong labels | found, of these | wrong, of what is found | seeds | machine, date |"]
+    lines += ["|---|---|---|---|---|---|"]
     for way, share in dict.fromkeys((row["way"], row["flipped"]) for row in rows):
         own = [row for row in rows if (row["way"], row["flipped"]) == (way, share)]
         recall, precision = (_mean_and_spread([float(row[key]) for row in own]) for key in ("recall", "precision"))
-        seconds = statistics.median(float(row["seconds"]) for row in own)
         planted = f"{own[0]['planted']} ({100 * float(share):g} %)"
-        lines.append(
-            f"| {way} | {planted} | {recall} | {precision} | {seconds:.0f} | {len(own)} | {_where(own[-1])} |"
-        )
+        lines.append(f"| {way} | {planted} | {recall} | {precision} | {len(own)} | {_where(own[-1])} |")
     return _between(text, LABELS_BEGIN, lines if rows else [], LABELS_END)
 
 

@@ -84,8 +84,8 @@ class Data:
     start from where these say so, and else follow from `normalise`.
 
     With `balanced_sampling` rare classes come more often, in an epoch as long: a class has a share in proportion to its
-    pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With `folds`, number `fold` of so
-    many parts of the training pictures is the validation part.
+    pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With `folds`, number `fold` of
+    so many parts of the training pictures is the validation part.
     """
 
     source: str = "digits"

@@ -158,7 +158,7 @@ def mixed_up(here: Path) -> Path:
     """Two classes of one colour each, with a picture of the other one in either."""
     noise = np.random.default_rng(0)
     for name, colour in (("red", (190, 40, 40)), ("blue", (40, 40, 190))):
-        (here.parent / "set" / name).mkdir(parents=True)
+        (here.parent / "set" / name).mkdir(parents=True, exist_ok=True)
         for number in range(14):
             pixels = np.clip(np.array(colour) + noise.integers(-40, 41, (24, 24, 3)), 0, 255).astype(np.uint8)
             label = name if number else {"red": "blue", "blue": "red"}[name]

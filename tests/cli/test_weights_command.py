@@ -89,7 +89,7 @@ def test_a_bundle_of_anothers_weights_predicts(say: Say) -> None:
     words = ["convert", "net.th", "--model", "resnet20_cifar", "--out", "b", "--classes", "names.txt"]
     said = say(*words)
     assert (said.code, said.err) == (0, "")
-    assert "into b: resnet20_cifar, 2 classes, licence unspecified" in said.out
+    assert "into b: resnet20_cifar, 2 classes (ant, bee), licence unspecified" in said.out
     picture(Path("a.png"), 0)
     assert say("predict", "b", "a.png", "--json").json["predictions"][0]["label"] in ("ant", "bee")
     again = say(*words, "--json")

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
-from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
 
 from residuum.data.builtin import digits
 from residuum.data.sets import ImageSet, relabelled, subset
@@ -66,28 +65,28 @@ def planted(share: float, seed: int) -> tuple[Ints, Ints]:
     return flipped, rows
 
 
-@pytest.fixture(scope="module")
-def logistic() -> tuple[Floats, Ints, Ints]:
-    """Out-of-fold probabilities of scikit-learn's logistic regression for digits of which 2 % are called wrong."""
-    labels, wrong = planted(0.02, seed=0)
-    model = LogisticRegression(C=0.01, max_iter=200)
+@pytest.fixture(scope="module", params=[0, 1, 2])
+def judged(request: pytest.FixtureRequest) -> tuple[Floats, Ints, Ints]:
+    """Out-of-fold probabilities of scikit-learn's nearest neighbours for digits of which 2 % are called wrong."""
+    labels, wrong = planted(0.02, request.param)
+    model = KNeighborsClassifier(10, weights="distance")
     probs = cross_val_predict(model, load_digits().data, labels, cv=4, method="predict_proba")
     return np.asarray(probs, dtype=np.float64), labels, wrong
 
 
-def test_planted_labels_are_found_among_digits(logistic: tuple[Floats, Ints, Ints]) -> None:
-    probs, labels, wrong = logistic
-    found = set(disagreements(*parts_of(probs, labels), 10).rows.tolist())
-    right = len(found & set(wrong.tolist()))
+def test_planted_labels_are_found_among_digits(judged: tuple[Floats, Ints, Ints]) -> None:
+    """By a classifier that is wrong on 4 % of the digits itself."""
+    probs, labels, wrong = judged
+    found = disagreements(*parts_of(probs, labels), 10).rows
+    right = int(np.isin(found, wrong).sum())
     assert len(wrong) == 36
-    assert right >= 0.94 * len(wrong)
-    assert right >= 0.6 * len(found)
-    surest = disagreements(*parts_of(probs, labels), 10).rows[: len(wrong) // 2]
-    assert np.isin(surest, wrong).mean() >= 0.9, "what is planted comes first"
+    assert right >= 0.7 * len(wrong)
+    assert right >= 0.7 * len(found)
+    assert np.isin(found[:18], wrong).mean() >= 0.9, "what is planted comes first"
 
 
-def test_where_the_best_five_are_all_that_is_known_the_same_is_found(logistic: tuple[Floats, Ints, Ints]) -> None:
-    probs, labels, _ = logistic
+def test_where_the_best_five_are_all_that_is_known_the_same_is_found(judged: tuple[Floats, Ints, Ints]) -> None:
+    probs, labels, _ = judged
     few, all_of_them = (disagreements(*parts_of(probs, labels, top), 10) for top in (5, 10))
     np.testing.assert_array_equal(few.rows, all_of_them.rows)
     np.testing.assert_array_equal(few.suggested, all_of_them.suggested)
@@ -106,8 +105,8 @@ def predictions(probs: Floats, labels: Ints) -> Predictions:
 def test_folds_are_judged_together_under_the_names_of_their_pictures(tmp_path: Path) -> None:
     labels, wrong = planted(0.05, seed=1)
     images: ImageSet = relabelled(digits().parts["train"], labels, tuple("0123456789"))
-    probs = np.asarray(cross_val_predict(GaussianNB(var_smoothing=0.01), load_digits().data, labels, cv=4,
-                                         method="predict_proba"))  # fmt: skip
+    model = KNeighborsClassifier(10, weights="distance")
+    probs = np.asarray(cross_val_predict(model, load_digits().data, labels, cv=4, method="predict_proba"))
     halves = [np.arange(0, 900), np.arange(900, 1797)]
     parts = [(predictions(probs[rows], labels[rows]), subset(images, rows)) for rows in halves]
     issues = label_issues(parts, images.classes)
@@ -116,7 +115,7 @@ def test_folds_are_judged_together_under_the_names_of_their_pictures(tmp_path: P
     margins = [issue.prob - issue.label_prob for issue in issues]
     assert margins == sorted(margins, reverse=True)
     named = {issue.file for issue in issues}
-    assert len(named & {f"digits[{row}]" for row in wrong}) >= 0.8 * len(wrong)
+    assert len(named & {f"digits[{row}]" for row in wrong}) >= 0.7 * len(wrong)
     write_csv(tmp_path / "a.csv", issues)
     with (tmp_path / "a.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -17,7 +17,7 @@ from residuum.models.convert import convert
 def test_a_converted_net_serves_paths_and_responses(
     data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a few pictures: the file's author gives 91.73 % on all 10,000 (github.com/akamaster/pytorch_resnet_cifar10)."""
+    """On a few pictures: its author gives 91.73 % on all 10,000 (github.com/akamaster/pytorch_resnet_cifar10)."""
     bundle = tmp_path / "resnet20"
     convert(data_folder / "weights" / "resnet20-12fca82f.th", "resnet20_cifar", bundle, CLASS_NAMES["cifar10"])
     load = Bench.loader

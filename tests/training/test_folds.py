@@ -125,9 +125,7 @@ def test_suspicious_labels_are_those_of_all_folds_together(validated: Folds) -> 
     names = {row["label"] for row in rows}
     sure = {name: statistics.fmean(float(r["label_prob"]) for r in rows if r["label"] == name) for name in names}
     expected = {
-        row["file"]
-        for row in rows
-        if row["correct"] == "False" and float(row["prob"]) > sure[row["predicted"]] + 2e-6
+        row["file"] for row in rows if row["correct"] == "False" and float(row["prob"]) > sure[row["predicted"]] + 2e-6
     }
     with (validated.folder / "suspicious_labels.csv").open(newline="") as file:
         found = list(csv.DictReader(file))

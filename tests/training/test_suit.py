@@ -73,7 +73,11 @@ def test_without_network_and_cache_it_starts_from_scratch_and_says_so(
     scratch = RECIPES["photos_scratch"].build()
     assert (chosen.name, chosen.model, chosen.optim) == ("photos", scratch.model, scratch.optim)
     (said,) = [reason for reason in reasons if "random weights" in reason]
-    for words in ("resnet18-f37072fd.pth is not in the cache.", "learns less that way", str(WEIGHTS["resnet18.imagenet1k_v1"].cached)):
+    for words in (
+        "resnet18-f37072fd.pth is not in the cache.",
+        "learns less that way",
+        str(WEIGHTS["resnet18.imagenet1k_v1"].cached),
+    ):
         assert words in said
 
 

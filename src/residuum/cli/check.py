@@ -132,8 +132,8 @@ def _label_issues(
         return []  # which the check has said already
     if same_source(arguments.data, source_of(network)) and not arguments.quiet:
         console.note(
-            f"The network in {arguments.bundle} was trained on these labels, the wrong ones among them, and finds fewer "
-            f"of them for it. More are found by: residuum train --data {arguments.data} --folds 5"
+            f"The network in {arguments.bundle} was trained on these labels, the wrong ones among them, and finds "
+            f"fewer of them for it. More are found by: residuum train --data {arguments.data} --folds 5"
         )
     with progress.counting("comparing", checked.images, quiet=arguments.quiet) as tell:
         return neighbours_issues(

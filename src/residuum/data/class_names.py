@@ -1,4 +1,4 @@
-"""The classes of image sets that are known by name, in the order of their labels, for networks trained on them elsewhere.
+"""The classes of image sets that are known by name, in the order of their labels: for networks trained elsewhere.
 
 Source: `batches.meta.txt` and `fine_label_names.txt` of A. Krizhevsky's CIFAR-10 and CIFAR-100 (2009).
 """
@@ -12,9 +12,9 @@ _CIFAR100 = (
     "caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin elephant "
     "flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man "
     "maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree "
-    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail "
-    "snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout "
-    "tulip turtle wardrobe whale willow_tree wolf woman worm"
+    "plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper "
+    "snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train "
+    "trout tulip turtle wardrobe whale willow_tree wolf woman worm"
 )
 
 CLASS_NAMES: Mapping[str, tuple[str, ...]] = {

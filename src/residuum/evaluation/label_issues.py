@@ -1,4 +1,4 @@
-"""Labels that are likely to be wrong: pictures whose class on the label gets little probability, and another class much.
+"""Labels that are likely to be wrong: pictures whose label gets little probability, and another class much.
 
 How sure predictions are of the pictures that carry a label, on average, is that class's threshold. A picture counts for
 another class where the probability of that class reaches that class's threshold and is above that of its own. The
@@ -30,6 +30,8 @@ SUSPICIOUS = "suspicious_labels.csv"
 
 COLUMNS = ("file", "label", "suggested", "prob", "label_prob")
 """Of such a table."""
+
+_ROUNDING = 1e-6  # of a mean of equal probabilities
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -77,7 +79,7 @@ def thresholds(label_probs: Floats, labels: Ints, num_classes: int) -> Floats:
     [N], [N] -> [K]."""
     images = np.bincount(labels, minlength=num_classes)
     sums = np.bincount(labels, weights=label_probs, minlength=num_classes)
-    return np.divide(sums, images, out=np.full(num_classes, np.inf), where=images > 0)
+    return np.asarray(np.divide(sums, images, out=np.full(num_classes, np.inf), where=images > 0))
 
 
 def disagreements(label_probs: Floats, labels: Ints, top: Ints, probs: Floats, num_classes: int) -> Disagreements:
@@ -86,7 +88,7 @@ def disagreements(label_probs: Floats, labels: Ints, top: Ints, probs: Floats, n
     Shapes: `label_probs`, `labels` [N]: the label of each picture and its probability; `top`, `probs` [N, T]: the best
     classes, best first, and their probabilities.
     """
-    reached = probs >= thresholds(label_probs, labels, num_classes)[top]
+    reached = probs >= thresholds(label_probs, labels, num_classes)[top] - _ROUNDING
     best = reached.argmax(axis=1)  # the most probable of those that reach their threshold
     at = np.arange(len(labels))
     suggested, prob = top[at, best], probs[at, best]
@@ -129,7 +131,8 @@ def issues_of(
     found = disagreements(label_probs, labels, top, probs, len(classes))
     return [
         LabelIssue(
-            *homes[row],
+            images=homes[row][0],
+            index=homes[row][1],
             label=classes[int(labels[row])],
             suggested=classes[int(suggested)],
             prob=float(prob),

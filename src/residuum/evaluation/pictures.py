@@ -73,6 +73,11 @@ def encode(pixels: NDArray[np.uint8], max_px: int = MAX_PX) -> bytes:
     return file.getvalue()
 
 
+def shown_name(name: str) -> str:
+    """Returns what a thumbnail has room for of a picture's name: of a path, the file in its folder."""
+    return "/".join(name.replace("\\", "/").split("/")[-2:])
+
+
 def is_small(pixels: NDArray[np.uint8]) -> bool:
     """Whether a picture needs enlarging to be looked at; uint8 [H, W, C]."""
     height, width, _ = pixels.shape

@@ -14,7 +14,16 @@ from residuum.evaluation import metrics
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.heat import side_by_side
 from residuum.evaluation.label_issues import LabelIssue
-from residuum.evaluation.pictures import MAX_PX, Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
+from residuum.evaluation.pictures import (
+    MAX_PX,
+    Mistake,
+    Picture,
+    draw_mistakes,
+    draw_pictures,
+    encode,
+    is_small,
+    shown_name,
+)
 from residuum.evaluation.plots import draw_calibration, draw_confusion, draw_curves
 from residuum.evaluation.report_sections import LISTED_CLASSES, class_table, confusions, data_check, suspicious_labels
 from residuum.html import Html, Section
@@ -201,7 +210,7 @@ def _mistakes(content: ReportContent) -> Html:
 def _mistake(mistake: Mistake) -> Html:
     said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} %")
     alt = f"{mistake.name}: {mistake.label}, mistaken for {mistake.predicted}"
-    lines = [said, f"is {mistake.label}", mistake.name]
+    lines = [said, f"is {mistake.label}", shown_name(mistake.name)]
     if mistake.heat is not None:
         both = side_by_side(mistake.pixels, mistake.heat, mistake.seen)
         return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for it", *lines)
@@ -210,10 +219,11 @@ def _mistake(mistake: Mistake) -> Html:
 
 def _label_issues(content: ReportContent, issues: Sequence[LabelIssue]) -> Html:
     pictures, _ = PARTS[content.part]
-    judged = f"the {content.scores.images:,} {pictures} alone, on which the network was not trained"
-    others = (
-        html.join([html.element("h3", what), html.code(line)]) for what, line in content.label_commands.items()
+    judged = (
+        f"the {content.scores.images:,} {pictures} alone, on which the network was not trained, and of which it "
+        f"recognises {content.scores.top1:.1f} %"
     )
+    others = (html.join([html.element("h3", what), html.code(line)]) for what, line in content.label_commands.items())
     return html.join([suspicious_labels(issues, judged), *others])
 
 

@@ -12,7 +12,7 @@ from residuum.data.check_report import findings
 from residuum.errors import PictureError
 from residuum.evaluation.evaluate import Scores
 from residuum.evaluation.label_issues import LabelIssue
-from residuum.evaluation.pictures import MAX_PX, encode, is_small, pixels_of
+from residuum.evaluation.pictures import MAX_PX, encode, is_small, pixels_of, shown_name
 from residuum.evaluation.plots import MATRIX_CLASSES
 from residuum.html import Html
 
@@ -96,15 +96,15 @@ def suspicious_labels(issues: Sequence[LabelIssue], judged: str, more: object = 
     """Pictures whose labels are likely to be wrong, the surest first; `judged` names the pictures that were judged, and
     `more` is what else is to be said."""
     said = (
-        "A label is suspicious where the network gives it little and another class as much probability as that class's "
-        f"own pictures have on average (confident learning, arXiv:1911.00068). Judged were {judged}. "
+        "A label is suspicious where the network finds its class little probable, and another class as probable as the "
+        f"pictures of that class on average (confident learning, arXiv:1911.00068). Judged were {judged}. "
     )
     if not issues:
         return html.join([html.paragraph(said, "No label among them is suspicious."), more])
     one = len(issues) == 1
     said += (
-        f"{len(issues):,} of their labels {'is' if one else 'are'} suspicious. Some are wrong, others belong to pictures "
-        "that are hard to tell: look at each. Nothing was changed or left out for it."
+        f"{len(issues):,} of their labels {'is' if one else 'are'} suspicious. Some are wrong, others belong to "
+        "pictures that are hard to tell, the more of them the worse the network is: look at each. Nothing was changed."
     )
     shown = html.gallery([_issue(issue) for issue in issues[:SHOWN_ISSUES]])
     rows = [
@@ -121,7 +121,7 @@ def _issue(issue: LabelIssue) -> Html:
     lines = (
         html.element("strong", f"{issue.suggested}, {100 * issue.prob:.0f} %"),
         f"labelled {issue.label}, {100 * issue.label_prob:.0f} %",
-        issue.file,
+        shown_name(issue.file),
     )
     alt = f"{issue.file}: labelled {issue.label}, looks like {issue.suggested}"
     try:
@@ -134,10 +134,18 @@ def _issue(issue: LabelIssue) -> Html:
 
 
 def data_check(checked: Checked, unread: str) -> Html:
-    """What a check of the pictures found; `unread` is why no picture was read for it, or empty."""
+    """What a check of the pictures found that were trained on; `unread` is why none was read for it, or empty."""
+    harms = sum(finding.severity == "harm" for finding in checked.findings)
+    if harms:
+        said = (
+            f"{harms} {'thing' if harms == 1 else 'things'} about the pictures harmed training or made its score too "
+            "good: mend that, and train again."
+        )
+    else:
+        said = "Nothing about the pictures harmed training."
     return html.join(
         [
-            html.paragraph(html.element("strong", checked.verdict)),
+            html.paragraph(said),
             html.paragraph(unread) if unread else "",
             findings(checked),
         ]

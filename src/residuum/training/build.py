@@ -254,8 +254,9 @@ def _normalisation(parts: Parts, data: recipe.Data) -> tuple[tuple[float, ...], 
         raise RecipeError(
             f"data.mean and data.std have {len(mean)} and {len(std)} numbers, and the pictures {channels} channels.",
             expected="Expected a number for each channel in both, or neither key.",
-            hint="For example: --set data.mean=[0.5] --set data.std=[0.25]" if channels == 1 else
-            "For example: --set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]",
+            hint="For example: --set data.mean=[0.5] --set data.std=[0.25]"
+            if channels == 1
+            else "For example: --set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]",
         )
     if data.normalise == "set":
         return statistics(parts.train)

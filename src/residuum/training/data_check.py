@@ -36,9 +36,9 @@ def check_of(run: Run) -> tuple[Checked, str]:
     known = {name: frozenset(images.classes) for name, images in parts.items()}
     own = replace(found, parts=parts, classes=run.classes, known=known, divided=len(parts) > 1)
     said = (
-        f"The {run.parts.total:,} pictures were not read once more for this: that is done for up to {CHECKED_PICTURES:,} "
-        f"pictures and {CHECKED_PIXELS // 1_000_000:,} megapixels. What is odd about single ones, and which are copies, "
-        f"is found by: residuum check {shlex.quote(source)}"
+        f"The {run.parts.total:,} pictures were not read once more for this: that is done for up to "
+        f"{CHECKED_PICTURES:,} pictures and {CHECKED_PIXELS // 1_000_000:,} megapixels. What is odd about single ones, "
+        f"and which are copies, is found by: residuum check {shlex.quote(source)}"
     )
     return examined(source, own, read=read), "" if read else said
 

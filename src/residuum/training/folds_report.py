@@ -40,8 +40,8 @@ def compose(runs: Sequence[Run], results: Sequence[Result], issues: Sequence[Lab
         f"{len(runs)} folds: {first.model.name} on {Path(first.data.source).name}",
         list(_sections(runs, results, scores, issues)),
         lead=(
-            f"{len(runs)} networks learnt to tell {len(runs[0].classes):,} classes apart, each from all pictures but one "
-            f"part of them; every picture was then judged by the one that was not trained on it."
+            f"{len(runs)} networks learnt to tell {len(runs[0].classes):,} classes apart, each from all pictures but "
+            f"one part of them; every picture was then judged by the one that was not trained on it."
         ),
         top=_tiles(runs, results, scores, issues),
         foot="Written by residuum. This file needs no network and no other file.",
@@ -80,7 +80,10 @@ def _sections(
     yield Section("Fold by fold", _folds(runs, results))
     yield Section("What they mistake for what", confusions(scores, draw_confusion(scores.confusion, names)))
     yield Section("Class by class", class_table(scores))
-    judged = f"all {scores.images:,} pictures of the folds, each by the network that was not trained on it"
+    judged = (
+        f"all {scores.images:,} pictures of the folds, each by the network that was not trained on it; "
+        f"{scores.top1:.1f} % are recognised"
+    )
     yield Section("Suspicious labels", suspicious_labels(issues, judged))
     source = shlex.quote(runs[0].recipe.data.source)
     what = html.element("h3", "Correct the labels that are wrong, then train on all pictures")
@@ -100,8 +103,8 @@ def _folds(runs: Sequence[Run], results: Sequence[Result]) -> Html:
         for number, (run, result) in enumerate(zip(runs, results, strict=True), start=1)
     ]
     said = (
-        "Each on pictures that it was not trained on. These also chose the epoch that was kept: expect a little less on "
-        "new pictures."
+        "Each on pictures that it was not trained on. These also chose the epoch that was kept: expect a little less "
+        "on new pictures."
     )
     head = ["Fold", "Trained on", "Judged", "Accuracy, %", "Epoch kept", "Its report"]
     return html.table(head, rows, caption=said)

@@ -109,8 +109,8 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
     except (NetworkError, ResourceError) as error:
         card = named("imagenet", model)
         return "", [
-            f"It starts from random weights, because those of ImageNet cannot be had: {error.what} From few pictures it "
-            f"learns less that way. To start from them, put {card.url} at {card.cached}, and train again."
+            f"It starts from random weights, because those of ImageNet cannot be had: {error.what} From few pictures "
+            f"it learns less that way. To start from them, put {card.url} at {card.cached}, and train again."
         ]
     return "imagenet", [
         f"{named('imagenet', model).name} to start from: few pictures suffice then (--weights none: from scratch)."

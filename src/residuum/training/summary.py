@@ -28,7 +28,7 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
     """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
     checked, unread = check_of(run)
-    for warning in warnings_of(checked):
+    for warning in (warnings := warnings_of(checked)):
         run.records.note(warning)
     issues = issues_of_result(result, run.classes)
     if issues is not None:
@@ -58,7 +58,7 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
         },
         training_pictures=_as_the_network_sees_them(run),
         mistakes=worst_mistakes(run, result, model),
-        warnings=as_list(record.get("warnings")),
+        warnings=[*as_list(record.get("warnings")), *warnings],
         skipped=run.skipped,
         ignored=_ignored(record),
         checked=checked,
@@ -90,8 +90,15 @@ def as_list(value: object) -> list[str]:
 
 
 def ignored_in_words(record: Mapping[str, object]) -> list[str]:
-    """Returns a sentence for each kind of file that is no picture of the set."""
-    return [f"Ignored {name}: {reason}." for name, reason in _ignored(record).items()]
+    """Returns a sentence for each kind of file that is no picture of the set, and that no warning names already."""
+    warnings = as_list(record.get("warnings"))
+    kinds = _mapping(record.get("ignored")).values()
+    told = [any(found["examples"][0] in warning for warning in warnings) for found in kinds]
+    return [
+        f"Ignored {name}: {reason}."
+        for (name, reason), known in zip(_ignored(record).items(), told, strict=True)
+        if not known
+    ]
 
 
 def _ignored(record: Mapping[str, object]) -> dict[str, str]:
