@@ -16,11 +16,13 @@ from goals import AGREEMENT, GOALS, MINUTES_HIGH, STRETCH_MINUTES_HIGH, TOP1_HIG
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+TRANSFER = ROOT / "docs" / "transfer.md"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
 SPEED_BEGIN, SPEED_END = "<!-- speed: written by benchmarks/tables.py -->", "<!-- end of speed -->"
 CALIBRATION_BEGIN = "<!-- calibration: written by benchmarks/tables.py -->"
 CALIBRATION_END = "<!-- end of calibration -->"
+LABELS_BEGIN, LABELS_END = "<!-- labels: written by benchmarks/tables.py -->", "<!-- end of labels -->"
 
 Row = dict[str, str]
 
@@ -28,14 +30,15 @@ Row = dict[str, str]
 def main() -> int:
     """Writes or checks the tables."""
     stale = 0
-    for file, with_table in (
-        (ROOT / "README.md", with_results),
-        (ROOT / "docs" / "transfer.md", with_transfer),
-        (ROOT / "docs" / "speed.md", with_speed),
-        (ROOT / "docs" / "calibration.md", with_calibration),
+    for file, with_tables in (
+        (ROOT / "README.md", (with_results,)),
+        (TRANSFER, (with_transfer, with_labels)),
+        (ROOT / "docs" / "speed.md", (with_speed,)),
+        (ROOT / "docs" / "calibration.md", (with_calibration,)),
     ):
-        old = file.read_text(encoding="utf-8")
-        new = with_table(old)
+        old = new = file.read_text(encoding="utf-8")
+        for with_table in with_tables:
+            new = with_table(new)
         if "--check" not in sys.argv[1:]:
             file.write_text(new, encoding="utf-8")
         elif new != old:
@@ -157,6 +160,19 @@ def _within(row: Row, key: str) -> str:
     """The mean over the seeds, and the lowest and the highest."""
     mean, low, high = (float(row[f"{key}{suffix}"]) for suffix in ("", "_min", "_max"))
     return f"{mean:.2f} % ({low:.2f} to {high:.2f})"
+
+
+def with_labels(text: str) -> str:
+    """Returns the text of docs/transfer.md with its table of wrong labels written anew: a row a way and share."""
+    rows = read("labels.csv")
+    lines = ["| way | wrong labels | found, of these | wrong, of what is found | seeds | machine, date |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for way, share in dict.fromkeys((row["way"], row["flipped"]) for row in rows):
+        own = [row for row in rows if (row["way"], row["flipped"]) == (way, share)]
+        recall, precision = (_mean_and_spread([float(row[key]) for row in own]) for key in ("recall", "precision"))
+        planted = f"{own[0]['planted']} ({100 * float(share):g} %)"
+        lines.append(f"| {way} | {planted} | {recall} | {precision} | {len(own)} | {_where(own[-1])} |")
+    return _between(text, LABELS_BEGIN, lines if rows else [], LABELS_END)
 
 
 def _mean_and_spread(top1: list[float]) -> str:

@@ -53,16 +53,11 @@ def test_it_names_the_python_that_the_package_asks_for() -> None:
     assert "Python 3.11 or newer" in README
 
 
-def test_the_table_of_transfer_is_fresh(tables: Any) -> None:
-    text = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8")
-    assert tables.with_transfer(text) == text, "run python benchmarks/tables.py"
-
-
-def test_the_table_of_calibration_is_fresh() -> None:
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "benchmarks" / "tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    text = (ROOT / "docs" / "calibration.md").read_text(encoding="utf-8")
-    assert tables.with_calibration(text) == text, "run python benchmarks/tables.py"
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [("transfer", ["with_transfer", "with_labels"]), ("calibration", ["with_calibration"])],
+)
+def test_the_tables_of_a_page_are_fresh(tables: Any, page: str, names: list[str]) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for name in names:
+        assert getattr(tables, name)(text) == text, "run python benchmarks/tables.py"

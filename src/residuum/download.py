@@ -163,7 +163,7 @@ def _receive(url: str, target: Path, part: IO[bytes], or_else: str) -> str | Non
             return None if _is_all(error, start) else _again(url, target, part, or_else)
         raise _unreachable(url, target, str(error), or_else) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _unreachable(url, target, str(error), or_else) from error
+        raise _unreachable(url, target, str(getattr(error, "reason", error)), or_else) from error
     with response:
         if start and not _continues(response, start):
             part.truncate(0)

@@ -80,9 +80,12 @@ class Data:
 
     A picture reaches its square by `resize`: "shorter-crop" as above, "squash" the whole picture whatever its shape,
     "pad" the whole picture with its mean colour beside it. `mode` "auto" is the set's own, or what the weights to start
-    from take. With `balanced_sampling` rare classes come more often, in an epoch as long: a class has a share
-    in proportion to its pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With
-    `folds`, number `fold` of so many parts of the training pictures is the validation part.
+    from take. `mean` and `std`, on the 0..1 scale, normalise the pictures: left out, they are those of the weights to
+    start from where these say so, and else follow from `normalise`.
+
+    With `balanced_sampling` rare classes come more often, in an epoch as long: a class has a share in proportion to its
+    pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With `folds`, number `fold` of
+    so many parts of the training pictures is the validation part.
     """
 
     source: str = "digits"
@@ -92,6 +95,8 @@ class Data:
     resize: Literal["shorter-crop", "squash", "pad"] = "shorter-crop"
     mode: Literal["auto", "RGB", "L"] = "auto"
     normalise: Literal["set", "imagenet"] = "set"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
     batch_size: int = 128
     eval_batch_size: int = 256
     val_fraction: float = 0.2
@@ -378,6 +383,8 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "head_epochs": (0, math.inf),
     "thaw_every_epochs": (0, math.inf),
     "layer_decay": (0.001, 1),
+    "mean": (-10, 10),
+    "std": (1e-6, 100),
     "img_size": (4, 4096),
     "resize_px": (4, 8192),
     "batch_size": (1, 1_000_000),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from speaking import Trained
 
 from residuum.cli.main import main
 
@@ -149,3 +151,76 @@ def test_a_full_disk_costs_the_report_and_not_the_answer(
     assert json.loads(said.out)["report"] is None
     assert "No space left on device" in said.err
     assert listing(here) == []
+
+
+@pytest.fixture
+def mixed_up(here: Path) -> Path:
+    """Two classes of one colour each, with a picture of the other one in either."""
+    noise = np.random.default_rng(0)
+    for name, colour in (("red", (190, 40, 40)), ("blue", (40, 40, 190))):
+        (here.parent / "set" / name).mkdir(parents=True, exist_ok=True)
+        for number in range(14):
+            pixels = np.clip(np.array(colour) + noise.integers(-40, 41, (24, 24, 3)), 0, 255).astype(np.uint8)
+            label = name if number else {"red": "blue", "blue": "red"}[name]
+            (here.parent / "set" / label).mkdir(exist_ok=True)
+            Image.fromarray(pixels).save(here.parent / "set" / label / f"{name}{number}.png")
+    return here.parent / "set"
+
+
+def test_suspicious_labels_are_named_where_a_network_is(
+    here: Path, mixed_up: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {file: file.read_bytes() for file in mixed_up.rglob("*.png")}
+    words = ["check", str(mixed_up), "--bundle", str(trained.bundle), "--csv", "suspicious.csv"]
+    assert main([*words, "--json", "--out", "a.html"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    wrong = {"blue/red0.png": ("blue", "red"), "red/blue0.png": ("red", "blue")}
+    found = {issue["file"].removeprefix(f"{mixed_up}/"): issue for issue in document["label_issues"]}
+    assert {name: (found[name]["label"], found[name]["suggested"]) for name in wrong} == wrong
+    (finding,) = [each for each in document["findings"] if each["kind"] == "suspicious-labels"]
+    assert finding["severity"] == "note"
+    assert finding["files"] == [issue["file"] for issue in document["label_issues"]]
+    with (here / "suspicious.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == finding["files"]
+    page = (here / "a.html").read_text("utf-8")
+    assert "in blue, looks like red" in page
+    assert main([*words[:4], "--no-report"]) == 0
+    said = capsys.readouterr()
+    assert "look like other classes than their own, by the 20 pictures most like each" in " ".join(said.out.split())
+    assert "red0.png (in blue, looks like red" in said.out
+    assert {file: file.read_bytes() for file in mixed_up.rglob("*.png")} == before
+
+
+def test_labels_are_judged_in_spite_of_bad_pictures(
+    here: Path, trained: Trained, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "../bad", "--bundle", str(trained.bundle), "--json", "--no-report"]) == 3
+    assert all("empty" not in issue["file"] for issue in json.loads(capsys.readouterr().out)["label_issues"])
+    for name in ("cat", "dog"):
+        (here.parent / "none" / name).mkdir(parents=True)
+        (here.parent / "none" / name / "a.png").touch()
+    assert main(["check", "../none", "--bundle", str(trained.bundle), "--json", "--no-report"]) == 3
+    assert json.loads(capsys.readouterr().out)["label_issues"] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (["--csv", "a.csv"], 2, "--csv is for suspicious labels"),
+        (["--device", "cpu"], 2, "--device is for suspicious labels"),
+        (["--bundle", "nowhere"], 4, "nowhere"),
+        (["--bundle", "BUNDLE", "--csv", "../good/a.csv"], 2, "lies among the pictures"),
+        (["--bundle", "BUNDLE", "--csv", "no/folder/a.csv"], 5, "Cannot write no/folder/a.csv"),
+        (["--bundle", "BUNDLE", "--device", "abacus"], 2, "abacus"),
+    ],
+    ids=str,
+)
+def test_a_judge_of_labels_that_cannot_be_is_refused_before_the_check(
+    here: Path, trained: Trained, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, told: str
+) -> None:
+    words = [str(trained.bundle) if word == "BUNDLE" else word for word in arguments]
+    assert main(["check", "../good", *words]) == code
+    said = capsys.readouterr()
+    assert (said.out, listing(here)) == ("", [])
+    assert told in said.err

@@ -52,9 +52,15 @@ FLAGS = {
     },
     "models": {"--json"},
     "weights": {"--json"},
-    "convert": {"FILE", "--model", "-o --out", "--classes", "--accept-license", "--offline", "--json"},
+    "convert": {
+        "FILE", "--model", "-o --out", "--classes", "--mean", "--std", "--img-size", "--resize-px", "--accept-license",
+        "--offline", "--json",
+    },
     "recipes": {"list|show", "NAME", "--json"},
-    "check": {"DATA", "-o --out", "--no-report", "-j --workers", "--offline", "--json", "-q --quiet"},
+    "check": {
+        "DATA", "-o --out", "--no-report", "--bundle", "--csv", "--device", "-j --workers", "--offline", "--json",
+        "-q --quiet",
+    },
     "cache": {
         "DATA", "-o --out", "--px", "--interpolation", "--on-bad-image", "-j --workers", "--offline", "--json",
         "-q --quiet", "-v --verbose",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from speaking import TINY, Say, picture
 
+from residuum.data.class_names import CLASS_NAMES
 from residuum.models import create_model
 from residuum.models.weights import WEIGHTS
 
@@ -88,13 +89,65 @@ def test_a_bundle_of_anothers_weights_predicts(say: Say) -> None:
     words = ["convert", "net.th", "--model", "resnet20_cifar", "--out", "b", "--classes", "names.txt"]
     said = say(*words)
     assert (said.code, said.err) == (0, "")
-    assert "into b: resnet20_cifar, 2 classes, licence unspecified" in said.out
+    assert "into b: resnet20_cifar, 2 classes (ant, bee), licence unspecified" in said.out
     picture(Path("a.png"), 0)
     assert say("predict", "b", "a.png", "--json").json["predictions"][0]["label"] in ("ant", "bee")
     again = say(*words, "--json")
     assert again.json["bundle"] == "b"
     assert again.json["classes"] == ["ant", "bee"]
     assert say(*words[:-1], "none.txt").code == 2
+
+
+def test_what_a_file_does_not_say_its_author_does(say: Say) -> None:
+    model = create_model("resnet20_cifar", num_classes=10)
+    torch.save({f"module.{key}": value for key, value in model.state_dict().items()}, "net.th")
+    words = "convert net.th --model resnet20_cifar --classes cifar10 --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225"
+    said = say(*words.split(), "--out", "b")
+    assert (said.code, said.err) == (0, "")
+    assert "10 classes (airplane, automobile, bird, ...)" in said.out
+    assert "Pictures: 32 pixels, shorter side 32; mean 0.485, 0.456, 0.406, std 0.229, 0.224, 0.225." in said.out
+    card = json.loads(Path("b/model.json").read_text())
+    assert card["classes"] == list(CLASS_NAMES["cifar10"])
+    said = say("convert", "net.th", "--model", "resnet20_cifar", "--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25",
+               "--img-size", "48", "--resize-px", "56", "--out", "c", "--json")  # fmt: skip
+    seen = said.json["preprocessing"]
+    assert (seen["mean"], seen["std"], seen["img_size"], seen["resize_px"]) == ([0.5] * 3, [0.25] * 3, 48, 56)
+    assert say("convert", "net.th", "--model", "resnet20_cifar", "--img-size", "48", "--out", "d").code == 0
+    assert json.loads(Path("d/model.json").read_text())["preprocessing"]["resize_px"] == 48
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--mean", "0.5,x,0.5"], "--mean cannot be '0.5,x,0.5'."),
+        (["--std", ""], "--std cannot be ''."),
+        (["--std", "nan"], "--std cannot be 'nan'."),
+        (["--mean", "0.5,0.5"], "there are 2 means and 3 standard deviations"),
+        (["--std", "0.2,0,0.2"], "Pictures cannot be normalised with mean"),
+        (["--img-size", "0"], "--img-size cannot be '0'."),
+        (["--classes", "cifar11"], "Did you mean cifar10"),
+        (["--classes", "cifar100"], "100 names of classes, 100 of them different, do not fit the weights."),
+    ],
+    ids=str,
+)
+def test_what_its_author_cannot_have_meant_is_refused(words: list[str], what: str, say: Say, tmp_path: Path) -> None:
+    torch.save(create_model("resnet20_cifar", num_classes=10).state_dict(), "net.th")
+    said = say("convert", "net.th", "--model", "resnet20_cifar", "--out", "b", *words)
+    assert (said.code, said.out) == (2, "")
+    assert what in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["net.th"]
+
+
+def test_a_net_for_grey_pictures_needs_to_know_how_these_were_normalised(say: Say) -> None:
+    torch.save(create_model("resnet20_cifar", num_classes=10, in_channels=1).state_dict(), "net.th")
+    words = ["convert", "net.th", "--model", "resnet20_cifar", "--classes", "digits", "--out", "b"]
+    said = say(*words)
+    assert said.code == 2
+    assert "take pictures of 1 channel, and there are 3 means" in said.err
+    assert say(*words, "--mean", "0.1307", "--std", "0.3081").code == 0
+    assert json.loads(Path("b/model.json").read_text())["preprocessing"]["mode"] == "L"
+    picture(Path("a.png"), 0)
+    assert say("predict", "b", "a.png", "--json").json["predictions"][0]["label"] in "0123456789"
 
 
 @pytest.mark.parametrize("name", ["imagenet", "resnet18.a1_in1k"])

@@ -10,9 +10,10 @@ import pytest
 import torch
 import torchvision
 
+from residuum.data.class_names import CLASS_NAMES
 from residuum.errors import UsageError, WeightsError
 from residuum.models import create_model, saved
-from residuum.models.convert import convert
+from residuum.models.convert import Seen, convert
 from residuum.models.weights import WEIGHTS
 
 
@@ -80,9 +81,19 @@ def test_the_published_accuracy_on_cifar10(
     """The accuracies are those of the files' author, github.com/akamaster/pytorch_resnet_cifar10."""
     from residuum.evaluation.trained import evaluate
 
-    classes = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    done = convert(data_folder / "weights" / file, model, tmp_path / "b", classes)
+    done = convert(data_folder / "weights" / file, model, tmp_path / "b", CLASS_NAMES["cifar10"])
     assert done.layout == "CIFAR nets"
     scores = evaluate(tmp_path / "b", str(data_folder / "cifar10"), "test", device="cpu")
     assert scores.images == 10_000
     assert scores.top1 == pytest.approx(top1, abs=0.015)
+
+
+def test_what_is_known_of_a_file_gives_way_to_what_is_said(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(create_model("resnet20_cifar").state_dict(), tmp_path / "a.pth")
+    usual = convert(tmp_path / "a.pth", "resnet20_cifar", tmp_path / "b")
+    said = convert(tmp_path / "a.pth", "resnet20_cifar", tmp_path / "c", seen=Seen(mean=(0.4, 0.5, 0.6), img_size=24))
+    assert usual.card["preprocessing"]["mean"] == [0.485, 0.456, 0.406]
+    assert said.card["preprocessing"] == usual.card["preprocessing"] | {
+        "mean": [0.4, 0.5, 0.6], "img_size": 24, "resize_px": 24,
+    }  # fmt: skip

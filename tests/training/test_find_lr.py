@@ -84,3 +84,12 @@ def test_the_plot_is_a_picture() -> None:
     losses = tuple((2 + np.sin(np.arange(60)) / 9 - np.linspace(0, 1.4, 60)).tolist())
     with PIL.Image.open(io.BytesIO(draw_lr_search(rates, losses, losses, 0.02))) as picture:
         assert min(picture.size) > 400
+
+
+def test_a_folder_that_is_taken_is_refused_before_the_search(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "search_lr", lambda *_: pytest.fail("it searched first"))
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(UsageError, match=r"is not empty.*Give another --out\.$"):
+        train(tiny, out=tmp_path, device="cpu", find_lr=True)

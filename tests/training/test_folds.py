@@ -14,7 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import StratifiedKFold
 
-from residuum.data.parts import folds_of
+from residuum.cli.outcome import of_folds_in_words
+from residuum.data.builtin import digits
+from residuum.data.parts import Found, folds_of
+from residuum.data.sets import relabelled
 from residuum.data.sources import open_parts
 from residuum.errors import DataError, Interrupted, UsageError
 from residuum.recipe import Data, Recipe
@@ -115,6 +118,35 @@ def test_out_of_fold_predictions_have_every_picture_once(validated: Folds) -> No
         assert float(row["label_prob"]) <= float(row["prob"]) + 2e-6
 
 
+def test_suspicious_labels_are_those_of_all_folds_together(validated: Folds) -> None:
+    """The thresholds are the means over all folds, as the table of predictions gives them."""
+    with (validated.folder / "out_of_fold.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {row["label"] for row in rows}
+    sure = {name: statistics.fmean(float(r["label_prob"]) for r in rows if r["label"] == name) for name in names}
+    expected = {
+        row["file"] for row in rows if row["correct"] == "False" and float(row["prob"]) > sure[row["predicted"]] + 2e-6
+    }
+    with (validated.folder / "suspicious_labels.csv").open(newline="") as file:
+        found = list(csv.DictReader(file))
+    by_file = {row["file"]: row for row in rows}
+    best = {row["file"] for row in found if row["suggested"] == by_file[row["file"]]["predicted"]}
+    assert best == expected
+    for row in found:
+        assert row["label"] == by_file[row["file"]]["label"] != row["suggested"]
+        assert float(row["label_prob"]) == pytest.approx(float(by_file[row["file"]]["label_prob"]), abs=2e-6)
+    summary = json.loads((validated.folder / "folds.json").read_text())
+    assert [issue["file"] for issue in summary["label_issues"]] == [row["file"] for row in found]
+    report = (validated.folder / "report.html").read_text(encoding="utf-8")
+    assert f"Judged were all {summary['images']} pictures of the folds" in report
+    assert f"{summary['top1_mean']:.2f} %" in report
+    assert "fold-3/report.html" in report
+    assert all(row["file"].rsplit("/", 1)[-1] in report for row in found)
+    said = of_folds_in_words(validated)
+    assert ("Suspicious labels    none" in said) != bool(found)
+    assert str(validated.folder / "report.html") in said
+
+
 def test_a_stopped_cross_validation_goes_on_where_it_was(
     validated: Folds, tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -145,3 +177,22 @@ def test_folds_are_not_for_many_processes(monkeypatch: pytest.MonkeyPatch, tiny:
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="one after the other"):
         cross_validate(tiny, folds=2)
+
+
+@pytest.mark.slow
+def test_labels_that_were_planted_among_digits_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two in a hundred, drawn by a seed: nearly all are found, and most of what is found was planted."""
+    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    images = digits().parts["train"]
+    random = np.random.default_rng(0)
+    wrong = random.choice(len(images), 36, replace=False)
+    labels = images.labels.copy()
+    labels[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
+    mislabelled = Found("digits", {"train": relabelled(images, labels, images.classes)}, divided=False)
+    monkeypatch.setattr("residuum.data.builtin.digits", lambda: mislabelled)
+    changes = {"epochs": 10, "data.test_fraction": 0.0}
+    done = cross_validate("digits", folds=3, out=tmp_path / "here", device="cpu", changes=changes)
+    found = {issue.file for issue in done.label_issues}
+    right = found & {f"digits[{row}]" for row in wrong}
+    assert len(right) >= 0.94 * len(wrong)
+    assert len(right) >= 0.6 * len(found)

@@ -261,3 +261,37 @@ def test_the_embedding_is_what_the_classifier_sees() -> None:
         model = create_model(name, num_classes=3, width=0.25).eval()
         images = torch.randn(2, 3, 16, 16)
         torch.testing.assert_close(model.get_submodule("head.fc")(embedding(model, images)), model(images))
+
+
+def test_pictures_are_normalised_as_for_the_weights_on_resumption_too(tiny: Recipe, tmp_path: Path) -> None:
+    """A body that never changes was trained on pictures with the mean and deviation of its own set."""
+    source = written(tmp_path, ("x", "y"))
+    run = started(tiny, source, tmp_path / "run", freeze="all")
+    assert (run.preprocessing.mean, run.preprocessing.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert (run.recipe.data.mean, run.recipe.data.std) == ((0.5,) * 3, (0.5,) * 3)
+    assert build(run.recipe, tmp_path / "again", CPU, fresh=False).preprocessing == run.preprocessing
+    alone = build(replace(tiny, model=replace(tiny.model, drop_path=None)), tmp_path / "alone", CPU)
+    assert alone.preprocessing.mean != run.preprocessing.mean
+    assert alone.recipe.data.mean is None
+    chosen = replace(tiny, data=replace(tiny.data, mean=(0.1, 0.2, 0.3), std=(1.0, 1.0, 1.0)))
+    assert started(chosen, source, tmp_path / "chosen").preprocessing.mean == (0.1, 0.2, 0.3)
+    for data in ({"mean": (0.5,), "std": (0.5,)}, {"mean": (0.5, 0.5, 0.5)}):
+        with pytest.raises(RecipeError, match=r"data\.mean and data\.std have . and . numbers, and the pictures 3"):
+            build(replace(tiny, data=replace(tiny.data, **data)), tmp_path / "refused", CPU)  # type: ignore[arg-type]
+
+
+def test_a_licence_is_handed_on_to_what_is_made_of_the_weights(
+    tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "finish", lambda _: None)
+    monkeypatch.setenv("RESIDUUM_ACCEPT_LICENSE", "1")
+    source = written(tmp_path, ("class0", "class1", "class2"))
+    tensors, card = bundle.read(source)
+    bundle.write(source, tensors, {**card, "licence": "CC-BY-NC-4.0"})
+    wanted = replace(tiny, epochs=1, model=replace(tiny.model, weights=str(source), drop_path=None))
+    run = train(wanted, out=tmp_path / "run", device="cpu")
+    assert bundle.read(run.folder / "best")[1]["licence"] == "CC-BY-NC-4.0"
+    resumed = train(resume=run.folder, device="cpu", epochs=2)
+    assert bundle.read(resumed.folder / "last")[1]["licence"] == "CC-BY-NC-4.0"
+    alone = train(replace(wanted, model=tiny.model), out=tmp_path / "alone", device="cpu")
+    assert bundle.read(alone.folder / "best")[1]["licence"] == "unspecified"

@@ -4,10 +4,14 @@ It reads every picture to its end, and compares all of them with one another. Th
 harm training. The report, with thumbnails, is a new file in the current folder: residuum-check.html, or
 residuum-check-2.html where there is one, and so on. Nothing is overwritten, and nothing written among the pictures.
 
+With --bundle it also looks for labels that are likely to be wrong: each picture is compared, by the vectors of that
+network, with the pictures most like it. A network that was trained on other labels than these sees the most.
+
 examples:
   residuum check my_photos
   residuum check my_photos --out check.html
   residuum check labels.csv --json --no-report
+  residuum check my_photos --bundle resnet18 --csv suspicious.csv
 """
 
 from __future__ import annotations
@@ -23,13 +27,17 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from residuum.cli import console
-from residuum.cli.flags import whole_number
+from residuum.cli import console, flags
 from residuum.errors import DataError, ResourceError, UsageError
 
 if TYPE_CHECKING:
+    import torch
+
+    from residuum.cli.csvfile import WriteRow
     from residuum.data.check import Checked
     from residuum.data.findings import Finding
+    from residuum.evaluation.label_issues import LabelIssue
+    from residuum.models.saved import Saved
 
 _NAMED = 3
 """Files of a finding that are named; the report and --json have them all."""
@@ -44,7 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("data", metavar="DATA", help="digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards")
     add("-o", "--out", metavar="FILE", help="where to write the report, a new file (./residuum-check.html)")
     add("--no-report", action="store_true", help="write no report")
-    add("-j", "--workers", type=whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
+    text = "also look for labels that are likely to be wrong, by the vectors of this trained network"
+    add("--bundle", metavar="BUNDLE", type=Path, help=text)
+    add("--csv", metavar="FILE", help="with --bundle: also write the suspicious labels as a table")
+    flags.add_device(parser)
+    add("-j", "--workers", type=flags.whole_number(0), default=0, metavar="N", help="threads that decode (0: chosen)")
     add("--offline", action="store_true", help="use no network")
     add("--json", action="store_true", help="print what was found as JSON, with every file")
     add("-q", "--quiet", action="store_true", help="no progress display")
@@ -55,19 +67,92 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli.changes import go_offline
     from residuum.data.check import check
 
+    _refuse_idle_flags(arguments)
     go_offline(arguments.offline)
     place = _report_place(arguments)
-    with _progress(quiet=arguments.quiet) as progress:
-        checked = check(arguments.data, workers=arguments.workers, progress=progress)
+    network = None if arguments.bundle is None else _network(arguments)
+    with _table(arguments) as write:
+        with _progress(quiet=arguments.quiet) as progress:
+            checked = check(arguments.data, workers=arguments.workers, progress=progress)
+        issues = [] if network is None else _label_issues(arguments, checked, *network)
+        for issue in issues:
+            write(issue.as_dict())
+    checked = checked.with_findings(_as_findings(issues, checked, arguments.bundle))
     failure = _write(place, checked) if place is not None else None
     report = None if place is None or failure is not None else str(place)
     if arguments.json:
-        console.answer_json({**checked.as_dict(), "report": report})
+        found = {} if network is None else {"label_issues": [issue.as_dict() for issue in issues]}
+        console.answer_json({**checked.as_dict(), **found, "report": report})
     else:
         console.answer(in_words(checked, report))
     if failure is not None:
         raise failure
     return DataError.exit_code if checked.harmful else 0
+
+
+def _refuse_idle_flags(arguments: argparse.Namespace) -> None:
+    if arguments.bundle is None and (arguments.csv is not None or arguments.device != "auto"):
+        flag = "--csv" if arguments.csv is not None else "--device"
+        raise UsageError(
+            f"{flag} is for suspicious labels, which are not asked for.",
+            expected="Expected --bundle BUNDLE with it.",
+            hint="Leave it out, or name a trained network: --bundle runs/photos-1/best",
+        )
+
+
+def _network(arguments: argparse.Namespace) -> tuple[Saved, torch.device]:
+    """Returns the trained network and where it computes, before the long work."""
+    from residuum import hardware
+    from residuum.models import saved
+
+    place = hardware.choose_device(arguments.device)
+    return saved.load(arguments.bundle, place), place
+
+
+def _table(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[WriteRow]:
+    from residuum.cli.csvfile import csv_writer
+
+    if arguments.csv is None:
+        return csv_writer(None, ())
+    if _is_among(Path(arguments.csv), Path(arguments.data).expanduser()):
+        raise _among(arguments.csv, arguments.data, "--csv ~/suspicious.csv")
+    from residuum.evaluation.label_issues import COLUMNS  # imports torch
+
+    return csv_writer(arguments.csv, COLUMNS)
+
+
+def _label_issues(
+    arguments: argparse.Namespace, checked: Checked, network: Saved, device: torch.device
+) -> list[LabelIssue]:
+    from residuum.cli import progress
+    from residuum.evaluation.label_check import neighbours_issues
+    from residuum.evaluation.trained import same_source, source_of
+
+    if checked.images - len(checked.unusable) < 2:
+        return []  # which the check has said already
+    if same_source(arguments.data, source_of(network)) and not arguments.quiet:
+        console.note(
+            f"The network in {arguments.bundle} was trained on these labels, the wrong ones among them, and finds "
+            f"fewer of them for it. More are found by: residuum train --data {arguments.data} --folds 5"
+        )
+    with progress.counting("comparing", checked.images, quiet=arguments.quiet) as tell:
+        return neighbours_issues(
+            network,
+            list(checked.survey.parts.values()),
+            device,
+            unusable=checked.unusable,
+            workers=arguments.workers,
+            tell=tell,
+        )
+
+
+def _as_findings(issues: list[LabelIssue], checked: Checked, bundle: Path | None) -> list[Finding]:
+    if not issues:
+        return []
+    from residuum.evaluation.label_check import NEIGHBOURS, findings_of
+
+    by = f", by the {NEIGHBOURS} pictures most like each (vectors of {bundle})"
+    return findings_of(issues, list(checked.survey.parts.values()), by)
 
 
 def _report_place(arguments: argparse.Namespace) -> Path | None:
@@ -89,11 +174,7 @@ def _report_place(arguments: argparse.Namespace) -> Path | None:
                 hint="Give another one to --out, or remove it.",
             )
         if _is_among(out, data):
-            raise UsageError(
-                f"{out} lies among the pictures of {data}.",
-                expected="Expected a place outside of the set, which is not changed.",
-                hint="For example: --out ~/residuum-check.html",
-            )
+            raise _among(out, data, "--out ~/residuum-check.html")
         return _writable(out)
     if _is_among(Path("residuum-check.html"), data):
         console.note("No report is written, for the current folder is part of the set. To have one: --out FILE")
@@ -112,6 +193,14 @@ def _writable(place: Path) -> Path:
 
 def _is_among(file: Path, data: Path) -> bool:
     return data.is_dir() and file.resolve().is_relative_to(data.resolve())
+
+
+def _among(file: str | Path, data: str | Path, instead: str) -> UsageError:
+    return UsageError(
+        f"{file} lies among the pictures of {data}.",
+        expected="Expected a place outside of the set, which is not changed.",
+        hint=f"For example: {instead}",
+    )
 
 
 def _write(place: Path, checked: Checked) -> ResourceError | None:

@@ -7,8 +7,10 @@ import shlex
 from pathlib import Path
 
 from residuum.cli import console
+from residuum.evaluation.label_issues import SUSPICIOUS
 from residuum.evaluation.metrics import wilson_interval
 from residuum.training.folds import PREDICTIONS, Folds
+from residuum.training.folds_report import REPORT
 from residuum.training.run import Run
 
 _PARTS = {"test": "Test", "val": "Validation", "train": "Training"}
@@ -71,10 +73,22 @@ def of_folds_in_words(done: Folds) -> str:
             "Accuracy", f"{found['top1_mean']:.2f} % +- {found['top1_std']:.2f} over {found['folds']} folds ({each})"
         ),
         _line("", "Each on pictures that it was not trained on; these also chose the epoch that was kept."),
+        _line("Suspicious labels", _suspicious(done)),
         _line("Folder", f"{done.folder}"),
+        _line("Report", f"{done.folder / REPORT}"),
         _line("Predictions", f"{done.folder / PREDICTIONS}"),
     ]
     return "\n".join(lines)
+
+
+def _suspicious(done: Folds) -> str:
+    if not done.label_issues:
+        return "none"
+    surest = done.label_issues[0]
+    return (
+        f"{len(done.label_issues):,}, the surest first in {done.folder / SUSPICIOUS}: "
+        f"{surest.file} is labelled {surest.label} and looks like {surest.suggested}"
+    )
 
 
 def _line(label: str, text: str) -> str:

@@ -6,8 +6,8 @@ whose kinds, with severity and reason, are the table in `findings`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,9 @@ _OF_PICTURES = (
     "wrong-extension", "rotated", "16-bit", "cmyk", "alpha", "animated",
 )  # fmt: skip
 """The kinds that `inspect` remarks on."""
+
+_UNUSABLE = frozenset({"missing", "empty", "truncated", "not-an-image", "unreadable"})
+"""Those of them whose pictures nothing can be done with."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,18 @@ class Checked:
         return any(finding.severity == "harm" for finding in self.findings)
 
     @property
+    def unusable(self) -> frozenset[int]:
+        """The rows of the pictures that cannot be used, as far as they were read."""
+        return frozenset(row for finding in self.findings if finding.kind in _UNUSABLE for row in finding.rows)
+
+    def with_findings(self, more: Iterable[Finding]) -> Checked:
+        """Returns the check with more findings among its own, harmful ones first, then in the order of `KINDS`."""
+        order = list(KINDS)
+        findings = [*self.findings, *more]
+        findings.sort(key=lambda finding: (finding.severity != "harm", order.index(finding.kind)))
+        return replace(self, findings=tuple(findings))
+
+    @property
     def verdict(self) -> str:
         """The outcome in a sentence."""
         harms = sum(finding.severity == "harm" for finding in self.findings)
@@ -130,13 +145,20 @@ def check(source: str, *, workers: int = 0, progress: Progress | None = None) ->
         DataError: nothing is there, or it is not an image set at all.
         NetworkError: it must be downloaded and cannot be.
     """
-    found = survey(source)
-    seen = inspect(list(found.parts.values()), workers=workers, progress=progress)
-    rows = Rows(found)
-    findings = [*_of_structure(found), *_of_pictures(rows, seen), *_of_copies(rows, seen.features), *_left_out(found)]
-    order = list(KINDS)
-    findings.sort(key=lambda finding: (finding.severity != "harm", order.index(finding.kind)))
-    return Checked(source, found, _counts(found), tuple(findings))
+    return examined(source, survey(source), workers=workers, progress=progress)
+
+
+def examined(
+    source: str, found: Survey, *, read: bool = True, workers: int = 0, progress: Progress | None = None
+) -> Checked:
+    """Returns what is to be said of what a survey of `source` found. Unless it is to `read` them, no picture is opened:
+    nothing is known then of single pictures and of copies."""
+    findings = [*_of_structure(found), *_left_out(found)]
+    if read:
+        seen = inspect(list(found.parts.values()), workers=workers, progress=progress)
+        rows = Rows(found)
+        findings += [*_of_pictures(rows, seen), *_of_copies(rows, seen.features)]
+    return Checked(source, found, _counts(found), ()).with_findings(findings)
 
 
 def _counts(found: Survey) -> dict[str, dict[str, int]]:

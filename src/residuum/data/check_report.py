@@ -95,6 +95,15 @@ def _sections(checked: Checked) -> Iterator[Section]:
     yield Section("How it was checked", _method())
 
 
+def findings(checked: Checked) -> Html:
+    """What was found as a part of another page, under two headings."""
+    return html.join(
+        html.join([html.paragraph(html.element("strong", title)), *(_finding(checked, finding) for finding in found)])
+        for severity, title in _TITLES.items()
+        if (found := [finding for finding in checked.findings if finding.severity == severity])
+    )
+
+
 def _finding(checked: Checked, finding: Finding) -> Html:
     """What was found and what to do on the left, what it looks like on the right; one above the other if narrow."""
     what = html.element("h3", finding.what, style="margin-top: 0.9rem")

@@ -28,6 +28,7 @@ of the pictures may still want to know.
 | `graphics`                         | note     | a few GIFs among photos are not used                                 |
 | `unlabelled`                       | note     | a part without labels is not used                                    |
 | `unscored-classes`                 | note     | the score of val or test says nothing about them                     |
+| `suspicious-labels`                | note     | what a network sees speaks for another class: look, and decide       |
 | `few-pictures`                     | note     | fewer than 10 training pictures teach little                         |
 | `imbalance`                        | note     | a class of 10 times more pictures may be guessed too often           |
 | `small`                            | note     | little can be seen in less than 32 pixels, among larger pictures     |
@@ -197,6 +198,12 @@ KINDS: Mapping[str, Kind] = {
         "1 class has no pictures in val or test",
         "{count} classes have no pictures in val or test",
         "Move some there: without any, the score says nothing about them.",
+    ),
+    "suspicious-labels": Kind(
+        "note",
+        "1 picture looks like another class than its own",
+        "{count} pictures look like other classes than their own",
+        "Look at each: some are in the wrong class, others are hard to tell. Nothing was moved.",
     ),
     "few-pictures": Kind(
         "note",

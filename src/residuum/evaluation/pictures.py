@@ -55,6 +55,11 @@ def as_pixels(images: NDArray[np.floating], mean: Sequence[float], std: Sequence
     return np.asarray(np.rint(scaled.transpose(0, 2, 3, 1).clip(0, 1) * 255), dtype=np.uint8)
 
 
+def pixels_of(picture: Image.Image) -> NDArray[np.uint8]:
+    """Returns a picture of mode RGB or L as pixels; uint8 [H, W, C]."""
+    return np.atleast_3d(np.asarray(picture, dtype=np.uint8))
+
+
 def encode(pixels: NDArray[np.uint8], max_px: int = MAX_PX) -> bytes:
     """Returns a picture as a file for a page: PNG where it is small, else JPEG, its longer side at most `max_px`;
     uint8 [H, W, C]."""
@@ -66,6 +71,11 @@ def encode(pixels: NDArray[np.uint8], max_px: int = MAX_PX) -> bytes:
         picture.thumbnail((max_px, max_px))
         picture.save(file, "JPEG", quality=88)
     return file.getvalue()
+
+
+def shown_name(name: str) -> str:
+    """Returns what a thumbnail has room for of a picture's name: of a path, the file in its folder."""
+    return "/".join(name.replace("\\", "/").split("/")[-2:])
 
 
 def is_small(pixels: NDArray[np.uint8]) -> bool:

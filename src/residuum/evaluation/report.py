@@ -9,18 +9,27 @@ from pathlib import Path
 import numpy as np
 
 from residuum import html
+from residuum.data.check import Checked
 from residuum.evaluation import metrics
 from residuum.evaluation.coverage_plot import draw_coverage
 from residuum.evaluation.evaluate import Predictions, Scores
 from residuum.evaluation.heat import side_by_side
-from residuum.evaluation.pictures import MAX_PX, Mistake, Picture, draw_mistakes, draw_pictures, encode, is_small
-from residuum.evaluation.plots import MATRIX_CLASSES, draw_calibration, draw_confusion, draw_curves
+from residuum.evaluation.label_issues import LabelIssue
+from residuum.evaluation.pictures import (
+    MAX_PX,
+    Mistake,
+    Picture,
+    draw_mistakes,
+    draw_pictures,
+    encode,
+    is_small,
+    shown_name,
+)
+from residuum.evaluation.plots import draw_calibration, draw_confusion, draw_curves
 from residuum.evaluation.reliance import Reliance
 from residuum.evaluation.reliance_report import how_many, how_sure
+from residuum.evaluation.report_sections import LISTED_CLASSES, class_table, confusions, data_check, suspicious_labels
 from residuum.html import Html, Section
-
-LISTED_CLASSES = 30
-"""Beyond so many classes, the hardest are listed and the others folded away."""
 
 PARTS: Mapping[str, tuple[str, str]] = {
     "test": ("test pictures", "which it had never seen, and which decided nothing"),
@@ -43,7 +52,10 @@ class ReportContent:
     `part` names the pictures that `scores` and `predictions` are about: "test", "val" or "train". `images` counts those
     that were trained on. `records` are those of metrics.jsonl. `class_counts` is part -> class -> pictures;
     `data_facts` say where the set came from and how it was split. `skipped` and `ignored` are file -> reason,
-    `next_commands` are purpose -> command. `reliance` is what temperature and threshold do to the scores.
+    `next_commands` are purpose -> command. `reliance` is what temperature and threshold do to the scores. `checked` is
+    what is odd about the pictures, and `unread` why none was read for it. `label_issues` are those of the pictures that
+    were scored (None where these were trained on), and `label_commands` look for those of the others. `lr_search` is
+    the drawing of a search for the learning rate.
     """
 
     title: str
@@ -68,6 +80,11 @@ class ReportContent:
     skipped: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     reliance: Reliance | None = None
+    checked: Checked | None = None
+    unread: str = ""
+    label_issues: Sequence[LabelIssue] | None = None
+    label_commands: Mapping[str, str] = field(default_factory=dict)
+    lr_search: bytes = b""
 
 
 def draw(content: ReportContent) -> dict[str, bytes]:
@@ -165,9 +182,13 @@ def _sections(content: ReportContent, drawn: Mapping[str, bytes]) -> Iterator[Se
     if content.records:
         alt = "Loss, accuracy and learning rate by epoch"
         yield Section("How it learnt", html.chart(drawn["curves.png"], alt))
-    yield Section("What it mistakes for what", _confusions(content.scores, drawn["confusion.png"]))
-    yield Section("Class by class", _classes(content.scores))
+    if content.lr_search:
+        yield Section("How its learning rate was found", _lr_search(content.lr_search))
+    yield Section("What it mistakes for what", confusions(content.scores, drawn["confusion.png"]))
+    yield Section("Class by class", class_table(content.scores))
     yield Section("Most confident mistakes", _mistakes(content))
+    if content.label_issues is not None:
+        yield Section("Suspicious labels", _label_issues(content, content.label_issues))
     if content.training_pictures:
         yield Section("What the network saw", _training_pictures(content.training_pictures))
     png = drawn["calibration.png"]
@@ -175,54 +196,14 @@ def _sections(content: ReportContent, drawn: Mapping[str, bytes]) -> Iterator[Se
     if content.reliance is not None:
         yield Section("How many answers to take", how_many(content.reliance, drawn["coverage.png"]))
     yield Section("The pictures", _data(content))
+    if content.checked is not None:
+        yield Section("What the data check found", data_check(content.checked, content.unread))
     yield Section("The recipe", _recipe(content))
     if content.next_commands:
         commands = (
             html.join([html.element("h3", what), html.code(line)]) for what, line in content.next_commands.items()
         )
         yield Section("What next", html.join(commands))
-
-
-def _confusions(scores: Scores, png: bytes) -> Html:
-    names = [score.name for score in scores.classes]
-    wrong = scores.confusion - np.diag(np.diag(scores.confusion))
-    if not wrong.any():
-        said = "Nothing: every picture was recognised."
-    else:
-        row, column = (int(place) for place in np.unravel_index(int(wrong.argmax()), wrong.shape))
-        said = (
-            f"Most often it takes {names[row]} for {names[column]}: "
-            f"{wrong[row, column]:,} of {scores.confusion[row].sum():,} pictures."
-        )
-    alt = "Confusion matrix" if len(names) <= MATRIX_CLASSES else "The most frequent confusions"
-    return html.join([html.paragraph(said), html.chart(png, f"{alt}. {said}")])
-
-
-def _classes(scores: Scores) -> Html:
-    def rows(chosen: Sequence[int]) -> list[list[object]]:
-        table: list[list[object]] = []
-        for place in chosen:
-            score = scores.classes[place]
-            others = scores.confusion[place].copy()
-            others[place] = 0
-            worst = int(others.argmax())
-            taken = f"{scores.classes[worst].name} ({others[worst]:,})" if others[worst] else ""
-            bars = [html.bar(score.precision), html.bar(score.recall), html.bar(score.f1)]
-            table.append([score.name, html.number(score.images), *bars, taken])
-        return table
-
-    head = ["Class", "Pictures", "Precision, %", "Recall, %", "F1, %", "Most often taken for"]
-    every = range(len(scores.classes))
-    said = "Precision: how many of those it calls so are so. Recall: how many of those that are so it finds."
-    if len(scores.classes) <= LISTED_CLASSES:
-        return html.table(head, rows(every), caption=said)
-    hardest = sorted(every, key=lambda place: scores.classes[place].f1)[:LISTED_CLASSES]
-    return html.join(
-        [
-            html.table(head, rows(hardest), caption=f"The {LISTED_CLASSES} hardest classes. {said}"),
-            html.details(f"All {len(scores.classes)} classes", html.table(head, rows(every), caption=said)),
-        ]
-    )
 
 
 def _mistakes(content: ReportContent) -> Html:
@@ -247,11 +228,29 @@ def _mistakes(content: ReportContent) -> Html:
 def _mistake(mistake: Mistake) -> Html:
     said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} %")
     alt = f"{mistake.name}: {mistake.label}, mistaken for {mistake.predicted}"
-    lines = [said, f"is {mistake.label}", mistake.name]
+    lines = [said, f"is {mistake.label}", shown_name(mistake.name)]
     if mistake.heat is not None:
         both = side_by_side(mistake.pixels, mistake.heat, mistake.seen)
         return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for it", *lines)
     return html.thumbnail(encode(mistake.pixels), alt, *lines, small=is_small(mistake.pixels))
+
+
+def _label_issues(content: ReportContent, issues: Sequence[LabelIssue]) -> Html:
+    pictures, _ = PARTS[content.part]
+    judged = (
+        f"the {content.scores.images:,} {pictures} alone, on which the network was not trained, and of which it "
+        f"recognises {content.scores.top1:.1f} %"
+    )
+    others = (html.join([html.element("h3", what), html.code(line)]) for what, line in content.label_commands.items())
+    return html.join([suspicious_labels(issues, judged), *others])
+
+
+def _lr_search(png: bytes) -> Html:
+    said = (
+        "In a short trial the rate rose from step to step. The one that was chosen is a tenth of that with the lowest "
+        "loss: larger ones learn faster for a while, and then not at all."
+    )
+    return html.join([html.paragraph(said), html.chart(png, "Loss against a rising learning rate")])
 
 
 def _training_pictures(pictures: Sequence[Picture]) -> Html:

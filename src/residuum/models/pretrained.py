@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from residuum import bundle
 from residuum.errors import WeightsError
+from residuum.imaging import Preprocessing
 from residuum.models import foreign, layouts
 from residuum.models.layers import Network
 from residuum.models.weights import WEIGHTS, Weights, check_licence, named, obtain
 
 NONE = "none"
+UNSPECIFIED = "unspecified"
+"""The licence of weights that say nothing of it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,21 @@ class Pretrained:
     def in_channels(self) -> int | None:
         """The channels of the pictures that its first layer takes; None where there is no such layer in it."""
         return layouts.channels_in(self.state_dict)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """What it was trained to see of a picture; None where nothing says so."""
+        if self.known is not None:
+            return self.known.preprocessing
+        stored: Any = (self.card or {}).get("preprocessing")
+        return Preprocessing.from_dict(stored) if stored else None
+
+    @property
+    def licence(self) -> str:
+        """The licence that they are under, as far as anything says so."""
+        if self.known is not None:
+            return self.known.licence
+        return str((self.card or {}).get("licence") or UNSPECIFIED)
 
     def load_into(self, model: Network) -> str:
         """Loads the weights and returns what was done, in a sentence; the head stays as it is for other classes.

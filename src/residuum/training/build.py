@@ -81,6 +81,7 @@ def build(
         world=world,
         skipped=skipped,
         parts_of_a_batch=max(1, wanted.accumulate),
+        licence=start.licence if start else pretrained.UNSPECIFIED,
         model=model,
         norms=Norms(model),
         averaged=averaging.build(model, wanted.average_decay),
@@ -129,13 +130,18 @@ def _refuse_patience_without_scores(parts: Parts, wanted: recipe.Recipe) -> None
 def _as_the_weights_take_them(
     parts: Parts, wanted: recipe.Recipe, start: pretrained.Pretrained | None
 ) -> tuple[Parts, recipe.Recipe]:
-    """Returns the parts in the mode that the weights' first layer takes, and the recipe that says so, so that a resumed
-    run, which does not look for the weights, has them in it too."""
+    """Returns the parts in the mode that the weights' first layer takes, and the recipe that says so and how these are
+    normalised, so that a resumed run, which does not look for the weights, has them in it too."""
     modes: dict[int | None, imaging.Mode] = {1: "L", 3: "RGB"}
     mode = modes.get(start.in_channels) if start else None
-    if mode is None or wanted.data.mode != "auto" or mode == parts.train.mode:
+    if mode is not None and wanted.data.mode == "auto" and mode != parts.train.mode:
+        parts, wanted = parts_in_mode(parts, mode), replace(wanted, data=replace(wanted.data, mode=mode))
+    seen = start.preprocessing if start else None
+    if seen is None or seen.mode != parts.train.mode or (wanted.data.mean, wanted.data.std) != (None, None):
         return parts, wanted
-    return parts_in_mode(parts, mode), replace(wanted, data=replace(wanted.data, mode=mode))
+    if wanted.data.normalise == "imagenet" and (seen.mean, seen.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        return parts, wanted
+    return parts, replace(wanted, data=replace(wanted.data, mean=seen.mean, std=seen.std))
 
 
 def _class_weights(parts: Parts, wanted: recipe.Recipe, device: torch.device) -> Tensor | None:
@@ -245,16 +251,7 @@ def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
 
 def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
     mode = parts.train.mode
-    if data.normalise == "imagenet" and mode == "RGB":
-        mean, std = IMAGENET_MEAN, IMAGENET_STD
-    elif data.normalise == "imagenet":
-        raise RecipeError(
-            "data.normalise = 'imagenet' is for colour pictures, and these are grey.",
-            expected="Expected data.normalise = 'set'.",
-            hint="Use: --set data.normalise=set",
-        )
-    else:
-        mean, std = statistics(parts.train)
+    mean, std = _normalisation(parts, data)
     return imaging.Preprocessing(
         mode=mode,
         img_size=data.img_size,
@@ -264,6 +261,36 @@ def _preprocessing(parts: Parts, data: recipe.Data) -> imaging.Preprocessing:
         std=std,
         resize=data.resize,
     )
+
+
+def _normalisation(parts: Parts, data: recipe.Data) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation of each channel that pictures are normalised with.
+
+    Raises:
+        RecipeError: the recipe says them for other pictures than these.
+    """
+    mode = parts.train.mode
+    channels = 3 if mode == "RGB" else 1
+    if data.mean is not None or data.std is not None:
+        mean, std = data.mean or (), data.std or ()
+        if (len(mean), len(std)) == (channels, channels):
+            return mean, std
+        raise RecipeError(
+            f"data.mean and data.std have {len(mean)} and {len(std)} numbers, and the pictures {channels} channels.",
+            expected="Expected a number for each channel in both, or neither key.",
+            hint="For example: --set data.mean=[0.5] --set data.std=[0.25]"
+            if channels == 1
+            else "For example: --set data.mean=[0.485,0.456,0.406] --set data.std=[0.229,0.224,0.225]",
+        )
+    if data.normalise == "set":
+        return statistics(parts.train)
+    if mode != "RGB":
+        raise RecipeError(
+            "data.normalise = 'imagenet' is for colour pictures, and these are grey.",
+            expected="Expected data.normalise = 'set'.",
+            hint="Use: --set data.normalise=set",
+        )
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def _forward(

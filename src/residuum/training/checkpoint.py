@@ -32,7 +32,7 @@ def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
         "model": run.model_card,
         "classes": list(run.classes),
         "preprocessing": run.preprocessing.as_dict(),
-        "licence": "unspecified",
+        "licence": run.licence,
         "scores": scores,
         "epoch": run.epoch,
         "step": run.step,
@@ -98,6 +98,7 @@ def restore(run: Run, found: Checkpoint, *, what_fits: bool = False) -> list[str
         if not misfits and card["recipe"]["optim"]["name"] == run.recipe.optim.name:
             _restore_optimizer(run.optimizer, run.model, state)
         run.restore_numbers(json.loads(extra[NUMBERS]))
+        run.licence = str(card["licence"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise WeightsError(
             f"Cannot go on from {run.folder / 'last'}: {error}",

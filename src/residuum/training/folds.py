@@ -8,13 +8,15 @@ import math
 import shlex
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residuum import recipe
 from residuum.distributed import announced
 from residuum.errors import Stopped, UsageError
+from residuum.evaluation.label_issues import LabelIssue
 from residuum.recipe import Recipe
+from residuum.training.folds_report import REPORT, write_folds_report
 from residuum.training.records import Listener
 from residuum.training.run import Run
 from residuum.training.start import write_json
@@ -26,10 +28,12 @@ COLUMNS = ("fold", "file", "label", "predicted", "prob", "label_prob", "correct"
 
 @dataclass(frozen=True)
 class Folds:
-    """The finished runs of all folds, in `folder`. Scores are in percent."""
+    """The finished runs of all folds, in `folder`, and the labels that they doubt, the surest first. Scores are in
+    percent."""
 
     folder: Path
     runs: tuple[Run, ...]
+    label_issues: tuple[LabelIssue, ...] = ()
 
     @property
     def top1(self) -> list[float]:
@@ -47,6 +51,8 @@ class Folds:
             "top1_std": statistics.stdev(self.top1),
             "top1_pooled": 100 * sum(right) / sum(images),
             "top1": self.top1,
+            "label_issues": [issue.as_dict() for issue in self.label_issues],
+            "report": str(self.folder / REPORT),
             "runs": [str(run.folder) for run in self.runs],
         }
 
@@ -71,7 +77,8 @@ def cross_validate(
     """Trains on all folds but one, for each fold in turn, and scores each on the fold that it was not trained on.
 
     The folder `out` then holds the runs `fold-1`, `fold-2`, ..., folds.json with mean and spread of the accuracies, and
-    out_of_fold.csv with what each run said of its own fold's pictures. The epoch that is kept of a run is the best one
+    out_of_fold.csv with what each run said of its own fold's pictures, report.html on all of them together, and
+    suspicious_labels.csv with the labels that are likely to be wrong. The epoch that is kept of a run is the best one
     on its fold, so that the figures lean to the good side. `resume` is such a folder to go on with. Everything that was
     chosen for the first fold holds for the others.
 
@@ -110,6 +117,7 @@ def cross_validate(
         runs.append(run)
     done = Folds(folder, tuple(runs))
     _write_predictions(done)
+    done = replace(done, label_issues=tuple(write_folds_report(folder, runs)))
     write_json(folder / SUMMARY, done.as_dict())
     return done
 

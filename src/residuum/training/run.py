@@ -85,6 +85,7 @@ class Run:
     optimizer: torch.optim.Optimizer = field(kw_only=True)
     scaler: torch.amp.GradScaler = field(kw_only=True)
     skipped: dict[str, str] = field(kw_only=True)
+    licence: str = field(kw_only=True)
     parts_of_a_batch: int = field(kw_only=True)
     batch_was_split: bool = False
     epoch: int = 0

@@ -107,7 +107,11 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
         if download or is_offline() or named("imagenet", model).cached.is_file():
             obtain(named("imagenet", model))
     except (NetworkError, ResourceError) as error:
-        return "", [f"It starts from random weights, and learns less from few pictures: {error}"]
+        card = named("imagenet", model)
+        return "", [
+            f"It starts from random weights, because those of ImageNet cannot be had: {error.what} From few pictures "
+            f"it learns less that way. To start from them, put {card.url} at {card.cached}, and train again."
+        ]
     return "imagenet", [
         f"{named('imagenet', model).name} to start from: few pictures suffice then (--weights none: from scratch)."
     ]

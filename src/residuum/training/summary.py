@@ -13,9 +13,11 @@ from torch import Tensor
 
 from residuum import hardware, imaging, recipe
 from residuum.evaluation.explain import explain
+from residuum.evaluation.label_issues import SUSPICIOUS, LabelIssue, label_issues, write_csv
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
 from residuum.evaluation.report import ReportContent, write_report
 from residuum.models.layers import Network
+from residuum.training.data_check import check_of, warnings_of
 from residuum.training.run import Result, Run
 
 PICTURES, MISTAKES = 32, 12
@@ -25,6 +27,13 @@ PICTURES, MISTAKES = 32, 12
 def write_summary(run: Run, result: Result, model: Network) -> None:
     """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
+    checked, unread = check_of(run)
+    for warning in (warnings := warnings_of(checked)):
+        run.records.note(warning)
+    issues = issues_of_result(result, run.classes)
+    if issues is not None:
+        write_csv(run.folder / SUSPICIOUS, issues)
+    search = run.folder / "plots" / "lr_search.png"
     bundle = shlex.quote(str(run.folder / "best"))
     content = ReportContent(
         title=f"{run.recipe.model.name} on {Path(run.recipe.data.source).name}",
@@ -50,11 +59,30 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
         },
         training_pictures=_as_the_network_sees_them(run),
         mistakes=worst_mistakes(run, result, model),
-        warnings=as_list(record.get("warnings")),
+        warnings=[*as_list(record.get("warnings")), *warnings],
         skipped=run.skipped,
         ignored=_ignored(record),
+        checked=checked,
+        unread=unread,
+        label_issues=issues,
+        label_commands={} if run.recipe.data.folds else _label_commands(run),
+        lr_search=search.read_bytes() if search.is_file() else b"",
     )
     write_report(run.folder / "report.html", content, plots=run.folder / "plots")
+
+
+def issues_of_result(result: Result, classes: Sequence[str]) -> list[LabelIssue] | None:
+    """Returns the suspicious labels among the pictures that a run was scored on, None where it was trained on these."""
+    return None if result.part == "train" else label_issues([(result.predictions, result.images)], classes)
+
+
+def _label_commands(run: Run) -> dict[str, str]:
+    """Returns purpose -> command of what judges the labels of all pictures."""
+    source = shlex.quote(run.recipe.data.source)
+    return {
+        "All pictures, each by a network that was not trained on it": f"residuum train --data {source} --folds 5",
+        "All pictures in seconds, by a network that knows other pictures": f"residuum check {source} --bundle BUNDLE",
+    }
 
 
 def as_list(value: object) -> list[str]:
@@ -63,8 +91,15 @@ def as_list(value: object) -> list[str]:
 
 
 def ignored_in_words(record: Mapping[str, object]) -> list[str]:
-    """Returns a sentence for each kind of file that is no picture of the set."""
-    return [f"Ignored {name}: {reason}." for name, reason in _ignored(record).items()]
+    """Returns a sentence for each kind of file that is no picture of the set, and that no warning names already."""
+    warnings = as_list(record.get("warnings"))
+    kinds = _mapping(record.get("ignored")).values()
+    told = [any(found["examples"][0] in warning for warning in warnings) for found in kinds]
+    return [
+        f"Ignored {name}: {reason}."
+        for (name, reason), known in zip(_ignored(record).items(), told, strict=True)
+        if not known
+    ]
 
 
 def _ignored(record: Mapping[str, object]) -> dict[str, str]:

@@ -23,6 +23,7 @@ from residuum.models import saved
 from residuum.models.inference import answering
 from residuum.recipe import Recipe
 from residuum.recipe import override as override_recipe
+from residuum.training import checkpoint
 from residuum.training.build import eval_loader
 from residuum.training.calibrated import calibrate_best
 from residuum.training.choose import choose, choose_recipe
@@ -145,6 +146,7 @@ def _begun(
     """Returns a new run and the folders that were created for it (None in a process that does not write), which are
     taken back where it cannot begin.
     """
+    world.from_main(lambda: _refuse_if_taken(out))  # before the long work
     wanted, reasons = world.from_main(lambda: choose(recipe, data, changes))
     search: LrSearch | None = None
     if find_lr:
@@ -255,16 +257,25 @@ def new_folder(name: str, out: str | Path | None) -> tuple[Path, list[Path]]:
             return folder, [folder, *created]
         folder = Path(out)
         created = [place for place in (folder, *folder.parents) if not place.exists()]
+        _refuse_if_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UsageError(
-                f"The folder {folder} is not empty.",
-                expected="Expected a new folder: a run is never overwritten.",
-                hint=f"Give another --out, or go on with that run: residuum train --resume {shlex.quote(str(folder))}",
-            )
         return folder, created
     except OSError as error:
         raise _unwritable(Path(out or "runs"), error) from error
+
+
+def _refuse_if_taken(out: str | Path | None) -> None:
+    """Refuses a run folder that holds something already; a file in its place is refused where it is made."""
+    if out is None or not Path(out).is_dir() or not any(Path(out).iterdir()):
+        return
+    held = (
+        f"Give another --out, or go on with that run: residuum train --resume {shlex.quote(str(out))}"
+        if checkpoint.is_run(Path(out))
+        else "Give another --out."
+    )
+    raise UsageError(
+        f"The folder {out} is not empty.", expected="Expected a new folder: a run is never overwritten.", hint=held
+    )
 
 
 def _plain_name(wanted: Recipe) -> str:
