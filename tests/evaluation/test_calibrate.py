@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +17,14 @@ from torch import Tensor, nn
 import residuum
 from residuum import bundle
 from residuum.calibration import Calibration
+from residuum.data.sources import open_single
 from residuum.distributed import World
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation import metrics
 from residuum.evaluation.calibrate import Collected, calibrate, collect, cross_fitted, fit, halves, in_words
 from residuum.evaluation.temperature import fit_temperature
 from residuum.models import saved
+from residuum.models.convert import convert
 from residuum.training.run import Run
 
 
@@ -211,3 +214,25 @@ def test_the_validation_part_of_another_set_comes_first(finished: Run, class_fol
     assert calibrate(best, str(tmp_path / "set"), out=tmp_path / "a", device="cpu").what.endswith("part val")
     (tmp_path / "set" / "val").unlink()
     assert calibrate(best, str(tmp_path / "set"), out=tmp_path / "b", device="cpu").what.endswith("part test")
+
+
+def test_what_was_measured_on_cifar10_is_under_one_percent() -> None:
+    table = Path(__file__).parents[2] / "docs" / "results" / "calibration.csv"
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = {row["model"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"resnet20_cifar", "resnet56_cifar"}
+    for row in rows.values():
+        assert float(row["ece_max"]) < 1 < float(row["ece_without"])
+        assert int(row["images"]) == 10_000
+        assert 0 < float(row["coverage_at_99"]) < 100
+
+
+@pytest.mark.slow
+@pytest.mark.data
+def test_others_resnet20_is_as_sure_as_it_is_right_on_cifar10(data_folder: Path, tmp_path: Path) -> None:
+    classes = open_single(str(data_folder / "cifar10"), "test", None).classes
+    convert(data_folder / "weights" / "resnet20-12fca82f.th", "resnet20_cifar", tmp_path / "a", classes)
+    found = calibrate(tmp_path / "a", str(data_folder / "cifar10"), "test", out=tmp_path / "b", device="cpu")
+    facts = found.calibration.found
+    assert facts["top1"] == pytest.approx(91.73, abs=0.02)
+    assert facts["cross_fitted"]["ece"] < 1 < 5 < facts["uncalibrated"]["ece"]
