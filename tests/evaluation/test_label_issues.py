@@ -114,6 +114,9 @@ def test_folds_are_judged_together_under_the_names_of_their_pictures(tmp_path: P
     assert [issue.as_dict() for issue in issues] == [issue.as_dict() for issue in whole]
     margins = [issue.prob - issue.label_prob for issue in issues]
     assert margins == sorted(margins, reverse=True)
+    for issue in whole:
+        assert issue.prob == probs[issue.index, int(issue.suggested)]
+        assert issue.label_prob == pytest.approx(probs[issue.index, int(issue.label)], abs=1e-9)
     named = {issue.file for issue in issues}
     assert len(named & {f"digits[{row}]" for row in wrong}) >= 0.7 * len(wrong)
     write_csv(tmp_path / "a.csv", issues)

@@ -5,13 +5,14 @@ harm training. The report, with thumbnails, is a new file in the current folder:
 residuum-check-2.html where there is one, and so on. Nothing is overwritten, and nothing written among the pictures.
 
 With --bundle it also looks for labels that are likely to be wrong: each picture is compared, by the vectors of that
-network, with the pictures most like it. A network that was trained on other labels than these sees the most.
+network, with the pictures most like it. It must know pictures of this kind, as one that was trained on them
+does, though it has learnt some of the wrong labels too: residuum train --folds 5 takes longer, and finds more.
 
 examples:
   residuum check my_photos
   residuum check my_photos --out check.html
   residuum check labels.csv --json --no-report
-  residuum check my_photos --bundle resnet18 --csv suspicious.csv
+  residuum check my_photos --bundle runs/photos-1/best --csv suspicious.csv
 """
 
 from __future__ import annotations
@@ -132,8 +133,8 @@ def _label_issues(
         return []  # which the check has said already
     if same_source(arguments.data, source_of(network)) and not arguments.quiet:
         console.note(
-            f"The network in {arguments.bundle} was trained on these labels, the wrong ones among them, and finds "
-            f"fewer of them for it. More are found by: residuum train --data {arguments.data} --folds 5"
+            f"The network in {arguments.bundle} was trained on these labels, and may repeat wrong ones that it "
+            f"has learnt. More are found by: residuum train --data {arguments.data} --folds 5"
         )
     with progress.counting("comparing", checked.images, quiet=arguments.quiet) as tell:
         return neighbours_issues(

@@ -170,6 +170,9 @@ def draw_lr_search(rates: Sequence[float], losses: Sequence[float], averages: Se
     axes = figure.subplots()
     axes.plot(rates, losses, ".", color=QUIET, alpha=0.6, ms=5, label="loss of a step")
     axes.plot(rates, averages, "-", color=BLUE, linewidth=2, label="moving average")
+    lowest = min(range(len(averages)), key=averages.__getitem__)
+    label = f"lowest: {rates[lowest]:.2g}"
+    axes.plot(rates[lowest], averages[lowest], "o", color=ORANGE, mec=INK, mew=0.8, ms=8, label=label)
     axes.axvline(chosen, color=VERMILION, linestyle="--", linewidth=1.8, label=f"chosen: {chosen:g}")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate", color=QUIET)

@@ -78,10 +78,10 @@ def issues_of_result(result: Result, classes: Sequence[str]) -> list[LabelIssue]
 
 def _label_commands(run: Run) -> dict[str, str]:
     """Returns purpose -> command of what judges the labels of all pictures."""
-    source = shlex.quote(run.recipe.data.source)
+    source, bundle = shlex.quote(run.recipe.data.source), shlex.quote(str(run.folder / "best"))
     return {
+        "All pictures in seconds, by those most like each": f"residuum check {source} --bundle {bundle}",
         "All pictures, each by a network that was not trained on it": f"residuum train --data {source} --folds 5",
-        "All pictures in seconds, by a network that knows other pictures": f"residuum check {source} --bundle BUNDLE",
     }
 
 
