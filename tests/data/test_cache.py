@@ -150,7 +150,7 @@ def test_a_set_may_be_seen_in_the_other_mode(made: Path, whole: Path) -> None:
 
 @pytest.mark.data
 def test_photos_from_a_cache_are_close_to_decoded_ones(data_folder: Path, tmp_path: Path) -> None:
-    """Real JPEG, at the default size: evaluation sees the same bits, random crops are within 6 levels in the mean (5)."""
+    """At the default size evaluation sees the same bits, random crops are within 6 levels in the mean (5)."""
     source = data_folder / "hymenoptera"
     folder = write(str(source), tmp_path / "cache").folder
     ours, theirs = open_single(str(folder), "val", None), open_single(str(source), "val", None)

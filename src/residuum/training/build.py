@@ -47,10 +47,7 @@ def build(
     """
     hardware.take(device)
     precision = hardware.choose_precision(wanted.precision, device)
-    with world.one_after_the_other():
-        start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
-        parts = open_parts(wanted.data)
-    parts, wanted = _as_the_weights_take_them(parts, wanted, start)
+    start, parts, wanted = _found(wanted, world, fresh)
     skipped = world.from_main(lambda: _verify(parts, wanted))
     _refuse_patience_without_scores(parts, wanted)
     preprocessing = _preprocessing(parts, wanted.data)
@@ -92,6 +89,16 @@ def build(
     if wanted.accumulate == 0:
         memory.fit_batch(run)
     return run
+
+
+def _found(
+    wanted: recipe.Recipe, world: World, fresh: bool
+) -> tuple[pretrained.Pretrained | None, Parts, recipe.Recipe]:
+    """Returns the weights to start from, the pictures as these take them, and the recipe with what follows."""
+    with world.one_after_the_other():
+        start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
+        parts = open_parts(wanted.data)
+    return start, *_as_the_weights_take_them(parts, wanted, start)
 
 
 def _say(run: Run, *words: str) -> None:
