@@ -181,7 +181,7 @@ def test_folds_are_not_for_many_processes(monkeypatch: pytest.MonkeyPatch, tiny:
 
 @pytest.mark.slow
 def test_labels_that_were_planted_among_digits_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two in a hundred, drawn by a seed: nearly all are found, and most of what is found was planted."""
+    """Two in a hundred, drawn by a seed: most are found, and most of what is found was planted."""
     monkeypatch.setattr(training, "write_summary", lambda *_: None)
     images = digits().parts["train"]
     random = np.random.default_rng(0)
@@ -190,9 +190,9 @@ def test_labels_that_were_planted_among_digits_are_found(tmp_path: Path, monkeyp
     labels[wrong] = (labels[wrong] + random.integers(1, 10, len(wrong))) % 10
     mislabelled = Found("digits", {"train": relabelled(images, labels, images.classes)}, divided=False)
     monkeypatch.setattr("residuum.data.builtin.digits", lambda: mislabelled)
-    changes = {"epochs": 10, "data.test_fraction": 0.0}
+    changes = {"epochs": 5, "data.test_fraction": 0.0}
     done = cross_validate("digits", folds=3, out=tmp_path / "here", device="cpu", changes=changes)
     found = {issue.file for issue in done.label_issues}
     right = found & {f"digits[{row}]" for row in wrong}
-    assert len(right) >= 0.94 * len(wrong)
-    assert len(right) >= 0.6 * len(found)
+    assert len(right) >= 0.8 * len(wrong)
+    assert len(right) >= 0.8 * len(found)

@@ -6,7 +6,7 @@ residuum-check-2.html where there is one, and so on. Nothing is overwritten, and
 
 With --bundle it also looks for labels that are likely to be wrong: each picture is compared, by the vectors of that
 network, with the pictures most like it. It must know pictures of this kind, as one that was trained on them
-does, though it has learnt some of the wrong labels too: residuum train --folds 5 takes longer, and finds more.
+does, though it may repeat wrong ones that it has learnt: residuum train --folds 5 takes longer, and asks others.
 
 examples:
   residuum check my_photos
@@ -134,7 +134,7 @@ def _label_issues(
     if same_source(arguments.data, source_of(network)) and not arguments.quiet:
         console.note(
             f"The network in {arguments.bundle} was trained on these labels, and may repeat wrong ones that it "
-            f"has learnt. More are found by: residuum train --data {arguments.data} --folds 5"
+            f"has learnt. By networks that were not trained on them: residuum train --data {arguments.data} --folds 5"
         )
     with progress.counting("comparing", checked.images, quiet=arguments.quiet) as tell:
         return neighbours_issues(

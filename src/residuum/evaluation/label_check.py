@@ -2,7 +2,7 @@
 
 Every picture is left out in turn, and its nearest neighbours among all others vote, by the vectors of a network that is
 not trained for it. That network must know pictures of this kind. Where it was trained on the same labels, its vectors
-have learnt some of the wrong ones too, and fewer are found than by folds.
+may have learnt some of the wrong ones too.
 
 Source: Wu et al., arXiv:1805.01978, section 3.4 (votes); Northcutt et al., arXiv:1911.00068 (see `label_issues`).
 Shapes: N pictures, K classes.
