@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from residuum.timing import Figure, in_turns, ratio
@@ -13,6 +13,7 @@ VALUES = st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=20)
 
 
 @given(VALUES)
+@settings(deadline=None)
 def test_a_figure_is_numpys_median_and_its_extremes(values: list[float]) -> None:
     figure = Figure.of(iter(values))
     assert figure.median == pytest.approx(np.median(values))
