@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
 BEGIN, END = "<!-- results: written by benchmarks/tables.py -->", "<!-- end of results -->"
 TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -->", "<!-- end of transfer -->"
+LABELS_BEGIN, LABELS_END = "<!-- labels: written by benchmarks/tables.py -->", "<!-- end of labels -->"
 
 Row = dict[str, str]
 
@@ -48,7 +49,8 @@ def with_results(readme: str) -> str:
 
 
 def with_transfer(text: str) -> str:
-    """Returns the text of docs/transfer.md with its table written anew: a row for each set, a column for each arm."""
+    """Returns the text of docs/transfer.md with its tables written anew: a row for each set, a column for each arm; and
+    that of several labels."""
     rows = read("transfer.csv")
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     lines = [f"| set | network | pictures: training, test | {' | '.join(arms)} | seeds | machine, date |"]
@@ -59,7 +61,22 @@ def with_transfer(text: str) -> str:
         seeds = len({row["seed"] for row in own})
         images = f"{own[0]['train_images']}, {own[0]['test_images']}"
         lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
-    return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+    text = _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+    return _between(text, LABELS_BEGIN, list(_labels()), LABELS_END)
+
+
+def _labels() -> Iterator[str]:
+    """Yields the table of pictures that may have several classes: a row for each arm."""
+    rows = read("multilabel.csv")
+    if rows:
+        head = "mAP | AP of the rarest | F1, mean of classes | the same at 0.5 | all answers right"
+        yield f"| digits | {head} | seeds | machine, date |"
+        yield f"|---|{'---|' * 7}"
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        keys = ("map", "rarest_ap", "macro_f1", "macro_f1_at_half", "subset_accuracy")
+        cells = [_mean_and_spread([float(row[key]) for row in own]) for key in keys]
+        yield f"| {arm} | {' | '.join(cells)} | {len(own)} | {_where(own[-1])} |"
 
 
 def _mean_and_spread(top1: list[float]) -> str:

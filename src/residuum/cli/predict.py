@@ -1,6 +1,7 @@
 """Says what is on pictures: files, folders (searched for pictures), or - for a picture on standard input.
 
-A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3.
+Of a network that was trained on pictures of several classes, it says which of them each picture has, by the threshold
+of each class. A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3.
 
 examples:
   residuum predict runs/photos-1/best a.jpg b.png
@@ -20,7 +21,7 @@ from residuum.cli.pictures import files_of, standard_input
 from residuum.errors import DataError
 
 if TYPE_CHECKING:
-    from residuum.deploy.predict import Prediction, Predictor
+    from residuum.deploy.predict import Guess, Prediction, Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         name, count = predictor.card["model"]["name"], len(predictor.classes)
         where = f"on {predictor.device} in {arguments.precision}"
         console.note(f"Predicting with {name} in {arguments.bundle}: {count} classes, {where}.")
-    columns = _columns(min(arguments.top, len(predictor.classes)))
+    columns = _columns(min(arguments.top, len(predictor.classes)), several=predictor.thresholds is not None)
     done: list[Prediction] = []  # those that are still needed: all for JSON, else the bad ones
     with (
         csv_writer(arguments.csv, columns) as write,
@@ -87,7 +88,23 @@ def _say(prediction: Prediction, *, needed: bool) -> None:
 def _in_words(prediction: Prediction) -> str:
     if prediction.error is not None:
         return f"{prediction.file}: cannot be used: {prediction.error}"
-    return f"{prediction.file}: " + ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in prediction.top)
+    if prediction.labels is not None:
+        return f"{prediction.file}: {_labels_in_words(prediction)}"
+    return f"{prediction.file}: " + _guesses(prediction.top)
+
+
+def _labels_in_words(prediction: Prediction) -> str:
+    """Returns the classes that the picture has, and after them the most probable ones that it has not."""
+    labels = prediction.labels or ()
+    has = [guess for guess in prediction.top if guess.label in labels]
+    has_not = [guess for guess in prediction.top if guess.label not in labels]
+    beyond = [label for label in labels if label not in {guess.label for guess in prediction.top}]  # --top names fewer
+    said = ", ".join([*([_guesses(has)] if has else []), *beyond]) or "none"
+    return said + (f"; not {_guesses(has_not)}" if has_not else "")
+
+
+def _guesses(guesses: Sequence[Guess]) -> str:
+    return ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in guesses)
 
 
 def _complain(bad: Sequence[Prediction], total: int) -> int:
@@ -102,13 +119,15 @@ def _complain(bad: Sequence[Prediction], total: int) -> int:
     return console.complain(error)
 
 
-def _columns(top: int) -> list[str]:
+def _columns(top: int, *, several: bool) -> list[str]:
     more = [f"{column}_{place}" for place in range(2, top + 1) for column in ("label", "prob")]
-    return ["file", "label", "prob", *more, "error"]
+    return ["file", *(["labels"] if several else []), "label", "prob", *more, "error"]
 
 
 def _row(prediction: Prediction) -> dict[str, object]:
     row: dict[str, object] = {"file": prediction.file, "error": prediction.error}
+    if prediction.labels is not None:
+        row["labels"] = "|".join(prediction.labels)
     for place, guess in enumerate(prediction.top, start=1):
         suffix = "" if place == 1 else f"_{place}"
         row |= {f"label{suffix}": guess.label, f"prob{suffix}": guess.prob}

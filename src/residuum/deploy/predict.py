@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from residuum import hardware, imaging
 from residuum.deploy.explain import Explainer, Explanation
 from residuum.errors import PictureError, UsageError
-from residuum.evaluation import metrics
+from residuum.evaluation import metrics, multilabel
 from residuum.evaluation.explain import Method
 from residuum.models import saved
 
@@ -36,11 +36,16 @@ class Guess:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one picture. `error` is why there is no answer, and `top` is empty then."""
+    """What the network says of one picture. `error` is why there is no answer, and `top` is empty then.
+
+    `labels` are the classes that the picture has, where it may have several: those whose probability reaches the
+    class's threshold, most probable first. It is None where a picture has one class.
+    """
 
     file: str
     top: tuple[Guess, ...]
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def label(self) -> str | None:
@@ -59,6 +64,7 @@ class Prediction:
             "label": self.label,
             "prob": self.prob,
             "top": [{"label": guess.label, "prob": guess.prob} for guess in self.top],
+            **({} if self.labels is None else {"labels": list(self.labels)}),
             "error": self.error,
         }
 
@@ -71,6 +77,7 @@ class Predictor:
         self.classes = trained.classes
         self.preprocessing = trained.preprocessing
         self.card = trained.card
+        self.thresholds = trained.thresholds
         self.device = device
         self.autocast = hardware.autocast(hardware.choose_precision(precision, device), device)
 
@@ -116,7 +123,7 @@ class Predictor:
                 answers = iter(self._answer(titles, good, top) if good else [])
                 for source, found in zip(batch, opened, strict=True):
                     if isinstance(found, PictureError):
-                        yield Prediction(_title(source), (), error=found.reason)
+                        yield Prediction(_title(source), (), found.reason, None if self.thresholds is None else ())
                     else:
                         yield next(answers)
 
@@ -164,12 +171,26 @@ class Predictor:
         images = images.to(self.device, memory_format=torch.channels_last)
         with torch.inference_mode(), self.autocast():
             logits = self.model(images).float().cpu().numpy()
+        if self.thresholds is not None:
+            return self._answer_each(titles, logits, top, self.thresholds)
         probs = np.exp(metrics.log_softmax(logits))
         best = metrics.ranked(logits, min(top, len(self.classes)))
         return [
             Prediction(title, tuple(Guess(self.classes[k], float(row[k])) for k in order))
             for title, row, order in zip(titles, probs, best.tolist(), strict=True)
         ]
+
+    def _answer_each(
+        self, titles: list[str], logits: NDArray[np.float32], top: int, thresholds: tuple[float, ...]
+    ) -> list[Prediction]:
+        """Returns the answers where a picture may have several classes. Shapes: `logits` [N, K], `thresholds` [K]."""
+        found = []
+        probs, orders = multilabel.probabilities(logits), metrics.ranked(logits, len(self.classes))
+        for title, row, order in zip(titles, probs, orders.tolist(), strict=True):
+            guesses = tuple(Guess(self.classes[k], float(row[k])) for k in order[:top])
+            labels = tuple(self.classes[k] for k in order if row[k] >= thresholds[k])
+            found.append(Prediction(title, guesses, labels=labels))
+        return found
 
 
 def load(bundle: str | Path, *, device: str = "auto", precision: hardware.Precision = "fp32") -> Predictor:

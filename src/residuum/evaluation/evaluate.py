@@ -69,6 +69,11 @@ class Scores:
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
 
+    @property
+    def monitored(self) -> float:
+        """The score that decides which weights are kept."""
+        return self.top1
+
     def summary(self) -> dict[str, int | float]:
         """The scores that are one number each, for a line of a log."""
         return {"images": self.images, "top1": self.top1, "top5": self.top5, "loss": self.loss, "ece": self.ece}
@@ -171,13 +176,18 @@ def predict(
                 logits = model(batch.images)
             parts.append(_read_logits(logits.float().cpu().numpy(), batch, len(classes)))
     parts = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    if not sum(map(len, parts)):
+    refuse_nothing(sum(map(len, parts)))
+    return join(parts)
+
+
+def refuse_nothing(count: int) -> None:
+    """Raises DataError where there are no pictures to evaluate on."""
+    if not count:
         raise DataError(
             "There are no pictures to evaluate on.",
             expected="Expected a part of the set with at least one picture.",
             hint="See what the set holds with: residuum check DATA",
         )
-    return join(parts)
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:
@@ -218,7 +228,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _read_logits(logits: NDArray[np.float32], batch: Batch, num_classes: int) -> Predictions:
+def refuse_unusable(logits: NDArray[np.float32], batch: Batch, num_classes: int) -> None:
+    """Raises DataError or DivergedError where the logits of a batch are not [N, `num_classes`] finite numbers."""
     if logits.ndim != 2 or logits.shape[1] != num_classes:
         raise DataError(
             f"The network answers with shape {list(logits.shape)}, and the set has {num_classes} classes.",
@@ -232,6 +243,10 @@ def _read_logits(logits: NDArray[np.float32], batch: Batch, num_classes: int) ->
             expected="Expected numbers.",
             hint="Train with a lower learning rate, or compute in float32: --precision fp32",
         )
+
+
+def _read_logits(logits: NDArray[np.float32], batch: Batch, num_classes: int) -> Predictions:
+    refuse_unusable(logits, batch, num_classes)
     labels = batch.labels.cpu().numpy().astype(np.int64)
     log_probs = metrics.log_softmax(logits)
     top = metrics.ranked(logits, TOP)

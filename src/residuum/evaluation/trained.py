@@ -3,6 +3,7 @@ classes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from residuum import hardware, recipe
+from residuum.data.labels import SEPARATOR, Reading
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
@@ -21,6 +23,9 @@ from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Batch, Predictions, Scores
 from residuum.evaluation.evaluate import evaluate as score
+from residuum.evaluation.multilabel import LabelPredictions, LabelScores
+from residuum.evaluation.multilabel import evaluate as score_labels
+from residuum.evaluation.multilabel import rows as label_rows
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
 from residuum.models import saved
 
@@ -43,13 +48,13 @@ class Evaluation:
     """How networks fared: `models` are their names, `kind` is what they saw of each picture, `what` the pictures in
     words, `skipped` the reason by file, `world` the processes that found it out together. `knn` is there where
     neighbours voted in place of the classifier: shares of votes are no probabilities, so that the scores' loss and
-    calibration say little."""
+    calibration say little. Where a picture may have several classes, scores and predictions are of that kind."""
 
     models: tuple[str, ...]
     kind: Kind
     what: str
-    scores: Scores
-    predictions: Predictions
+    scores: Scores | LabelScores
+    predictions: Predictions | LabelPredictions
     images: ImageSet
     skipped: dict[str, str]
     world: World
@@ -68,13 +73,14 @@ def evaluate(
     device: str = "auto",
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
-) -> Scores:
+) -> Scores | LabelScores:
     """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
 
     Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
     sees of each picture: "one" (the centre), "ten" crops, or "multiscale"; `ensemble` are bundles of more networks.
-    The probabilities of all views and networks are averaged. Processes that were started together, by torchrun or
-    srun, share the pictures, and each returns the scores of all of them.
+    The probabilities of all views and networks are averaged. Of a network that gives a picture several classes, they
+    are scores of that kind, at the bundle's thresholds (the mean ones of an ensemble). Processes that were started
+    together, by torchrun or srun, share the pictures, and each returns the scores of all of them.
 
     Raises:
         WeightsError: a bundle cannot be used, or has other classes than the first.
@@ -128,11 +134,25 @@ def evaluate_in_full(
             images, what, skipped = pictures_of(trained, data, split, on_bad_image)
         model, loader = _seeing(trained, kind, images, batch_size, place, workers, on_bad_image, world)
         batches = watch(loader, len(images)) if world.is_main else loader
-        scores, predictions = score(model, batches, trained[0].classes, autocast, world)
+        scores, predictions = _judged(trained, model, batches, autocast, world)
         for found in world.gather(loader.skipped):
             skipped |= found
     models = tuple(network.card["model"]["name"] for network in trained)
     return Evaluation(models, kind, what, scores, predictions, images, skipped, world)
+
+
+def _judged(
+    networks: Sequence[saved.Saved],
+    model: nn.Module,
+    batches: Iterable[Batch],
+    autocast: hardware.Autocast,
+    world: World,
+) -> tuple[Scores, Predictions] | tuple[LabelScores, LabelPredictions]:
+    """Returns how networks that answer together as `model` fare."""
+    classes = networks[0].classes
+    if networks[0].thresholds is None:
+        return score(model, batches, classes, autocast, world)
+    return score_labels(model, batches, classes, autocast, world, thresholds=_mean_thresholds(networks))
 
 
 def _seeing(
@@ -169,7 +189,8 @@ def _seeing(
         on_bad_image=on_bad_image,
         world=world,
     )
-    return Averaged([(network.model, network.preprocessing) for network in networks], kind), loader
+    several = networks[0].thresholds is not None
+    return Averaged([(network.model, network.preprocessing) for network in networks], kind, several=several), loader
 
 
 def _refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
@@ -198,6 +219,13 @@ def _refuse_unlike(networks: Mapping[str, saved.Saved]) -> None:
                 expected="Expected the same classes in the same order: probabilities are averaged place by place.",
                 hint="Leave that bundle out, or train it on the same class folders.",
             )
+        if (other.thresholds is None) != (one.thresholds is None):
+            one_class, several = (name, first) if other.thresholds is None else (first, name)
+            raise WeightsError(
+                f"The network in {one_class} gives a picture one class, that in {several} any number of them.",
+                expected="Expected the same: their probabilities mean different things.",
+                hint="Leave that bundle out.",
+            )
         if other.preprocessing.mode != one.preprocessing.mode:
             raise WeightsError(
                 f"The network in {name} takes pictures of mode {other.preprocessing.mode}, that in {first} of mode "
@@ -222,7 +250,8 @@ def pictures_of(
     trained = owners[0] if owners else networks[0]
     own = source_of(trained)
     if data is not None and not owners:
-        images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
+        reading, mode = _reading(trained), trained.preprocessing.mode
+        images = open_single(data, split, trained.classes, mode=mode, labels=reading)
         return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
         raise WeightsError(
@@ -265,6 +294,20 @@ def pictures_of(
     return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
 
 
+def _reading(network: saved.Saved) -> Reading:
+    """Returns how a table's labels are read for a network: as it answers, and | in a name of its classes is a
+    letter."""
+    if network.thresholds is not None:
+        return "several"
+    return "one" if any(SEPARATOR in name for name in network.classes) else "auto"
+
+
+def _mean_thresholds(networks: Sequence[saved.Saved]) -> list[float]:
+    """Returns the mean threshold of each class, over networks that have some."""
+    by_class = zip(*(network.thresholds or () for network in networks), strict=True)
+    return [math.fsum(each) / len(each) for each in by_class]
+
+
 def source_of(network: saved.Saved) -> str:
     """Returns what the network was trained on, as its recipe named it, or an empty string."""
     source: Any = network.card.get("data", {}).get("source", "")
@@ -291,3 +334,11 @@ def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -
             predictions.indices, predictions.labels, best, predictions.probs[:, 0], strict=True
         )
     ]
+
+
+def rows_of(done: Evaluation) -> list[dict[str, object]]:
+    """Returns one row a picture of an evaluation, as `rows` does; of several classes they have | between them."""
+    if isinstance(done.scores, LabelScores) and isinstance(done.predictions, LabelPredictions):
+        return label_rows(done.predictions, done.images, done.scores)
+    assert isinstance(done.predictions, Predictions)
+    return rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes))

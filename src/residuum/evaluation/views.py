@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from residuum import imaging
-from residuum.data.loading import default_workers
+from residuum.data.loading import default_workers, targets_of
 from residuum.data.sets import ImageSet
 from residuum.data.transforms import Normalise
 from residuum.data.verification import OnBadImage, take_note
@@ -87,15 +88,19 @@ class ViewBatch(NamedTuple):
 class Averaged(nn.Module):
     """Networks, each with its own preprocessing, as one network of `Views`.
 
-    Its answer is the logarithm of the mean probability over networks and views, or where there is one view and one
-    network, its logits as they are: Views -> float64 [N, K] in the processor's memory.
+    Its answer is the logarithm of the mean probability over networks and views; where a picture may have `several`
+    classes, the logit of each one's mean probability; or where there is one view and one network, its logits as they
+    are: Views -> float64 [N, K] in the processor's memory.
     """
 
-    def __init__(self, networks: Sequence[tuple[nn.Module, Preprocessing]], kind: Kind) -> None:
+    def __init__(
+        self, networks: Sequence[tuple[nn.Module, Preprocessing]], kind: Kind, *, several: bool = False
+    ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(network for network, _ in networks)
         self.preprocessings = [preprocessing for _, preprocessing in networks]
         self.mirrors = (False,) if kind == "one" else (False, True)
+        self.several = several
 
     def forward(self, views: Views) -> Tensor:
         logits = torch.cat(
@@ -109,6 +114,8 @@ class Averaged(nn.Module):
         if logits.shape[1] == 1:
             return logits[:, 0]
         # In logarithms and float64, so that a class that no view believes in keeps a finite loss.
+        if self.several:  # the yes and the no of each class, whose number of views cancels out
+            return functional.logsigmoid(logits).logsumexp(dim=1) - functional.logsigmoid(-logits).logsumexp(dim=1)
         return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
 
 
@@ -224,7 +231,7 @@ class ViewLoader:
             preprocessing: self._parts([views[at] for views in good], preprocessing)
             for at, preprocessing in enumerate(self._preprocessings)
         }
-        labels = torch.from_numpy(self._images.labels[indices]).to(self._device, non_blocking=True)
+        labels = targets_of(self._images.labels, indices, self._device)
         yield ViewBatch(Views(len(good), _VIEWS[self._kind], parts), labels, indices, number)
 
     def _parts(self, found: Sequence[Sequence[Pixels]], preprocessing: Preprocessing) -> list[Part]:

@@ -12,21 +12,24 @@ import torch
 from torch import Tensor
 
 from residuum import hardware, imaging, recipe
+from residuum.data.labels import in_words
+from residuum.data.sets import ImageSet
 from residuum.evaluation.explain import explain
+from residuum.evaluation.multilabel_report import write_label_report
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
-from residuum.evaluation.report import ReportContent, write_report
+from residuum.evaluation.report import Content, write_report
 from residuum.models.layers import Network
-from residuum.training.run import Result, Run
+from residuum.training.run import LabelResult, Result, Run
 
 PICTURES, MISTAKES = 32, 12
 """How many training pictures, and how many mistakes, the report shows."""
 
 
-def write_summary(run: Run, result: Result, model: Network) -> None:
+def write_summary(run: Run, result: Result | LabelResult, model: Network) -> None:
     """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
     bundle = shlex.quote(str(run.folder / "best"))
-    content = ReportContent(
+    content: Content[Any, Any] = Content(
         title=f"{run.recipe.model.name} on {Path(run.recipe.data.source).name}",
         part=result.part,
         scores=result.scores,
@@ -48,12 +51,13 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
             "Check the pictures": f"residuum check {shlex.quote(run.recipe.data.source)}",
         },
         training_pictures=_as_the_network_sees_them(run),
-        mistakes=worst_mistakes(run, result, model),
+        mistakes=_shown(run, result, model),
         warnings=as_list(record.get("warnings")),
         skipped=run.skipped,
         ignored=_ignored(record),
     )
-    write_report(run.folder / "report.html", content, plots=run.folder / "plots")
+    write = write_report if isinstance(result, Result) else write_label_report
+    write(run.folder / "report.html", content, plots=run.folder / "plots")
 
 
 def as_list(value: object) -> list[str]:
@@ -90,11 +94,15 @@ def _as_the_network_sees_them(run: Run) -> list[Picture]:
 
 
 def _title(run: Run, target: Tensor) -> str:
-    """Returns the class of a label, or those of a mixture with their parts."""
-    if target.ndim == 0:
-        return run.classes[int(target)]
+    """Returns the class of a label, or its classes, or those of a mixture with their parts."""
+    if target.ndim == 0 or (run.parts.train.labels.ndim == 2 and bool((target.frac() == 0).all())):
+        return in_words(target.cpu().numpy(), run.classes) or "none"
     parts = sorted(enumerate(target.tolist()), key=lambda part: -part[1])[:2]
     return " + ".join(f"{100 * share:.0f} % {run.classes[place]}" for place, share in parts if share > 0)
+
+
+def _shown(run: Run, result: Result | LabelResult, model: Network) -> list[Mistake]:
+    return worst_mistakes(run, result, model) if isinstance(result, Result) else worst_answers(run, result, model)
 
 
 def worst_mistakes(run: Run, result: Result, model: Network) -> list[Mistake]:
@@ -102,21 +110,39 @@ def worst_mistakes(run: Run, result: Result, model: Network) -> list[Mistake]:
     shown = []
     for place in result.predictions.confident_mistakes(MISTAKES):
         index, predicted = int(result.predictions.indices[place]), int(result.predictions.top[place, 0])
-        picture = result.images.open(index)
-        images = imaging.normalise(imaging.prepare(picture, run.preprocessing)[None], run.preprocessing)
-        prepared = torch.from_numpy(images).to(run.device, memory_format=torch.channels_last)
-        heat = explain(model, prepared, [predicted], autocast=run.eval_autocast).maps[0]
-        seen = imaging.seen_part(picture.size, run.preprocessing)
-        picture.thumbnail((256, 256))
-        shown.append(
-            Mistake(
-                np.atleast_3d(np.asarray(picture)),
-                label=run.classes[int(result.predictions.labels[place])],
-                predicted=run.classes[predicted],
-                prob=float(result.predictions.probs[place, 0]),
-                name=result.images.name(index),
-                heat=heat,
-                seen=seen,
-            )
-        )
+        label, prob = run.classes[int(result.predictions.labels[place])], float(result.predictions.probs[place, 0])
+        shown.append(_explained(run, result.images, index, predicted, model, label, run.classes[predicted], prob))
     return shown
+
+
+def worst_answers(run: Run, result: LabelResult, model: Network) -> list[Mistake]:
+    """Returns the surest wrong answers, each with what spoke for the class that is, or is not, there."""
+    found, probs = result.predictions, result.predictions.probs
+    shown = []
+    for row, place in found.confident_mistakes(result.scores.thresholds, MISTAKES):
+        said = f"{'misses' if found.labels[row, place] else 'adds'} {run.classes[place]}"
+        label, prob = in_words(found.labels[row], run.classes) or "none of the classes", float(probs[row, place])
+        prob = 1 - prob if found.labels[row, place] else prob  # of the answer that it gave
+        shown.append(_explained(run, result.images, int(found.indices[row]), place, model, label, said, prob))
+    return shown
+
+
+def _explained(
+    run: Run, images: ImageSet, index: int, place: int, model: Network, label: str, said: str, prob: float
+) -> Mistake:
+    """Returns picture `index` with what speaks for class `place` on it."""
+    picture = images.open(index)
+    normalised = imaging.normalise(imaging.prepare(picture, run.preprocessing)[None], run.preprocessing)
+    prepared = torch.from_numpy(normalised).to(run.device, memory_format=torch.channels_last)
+    heat = explain(model, prepared, [place], autocast=run.eval_autocast).maps[0]
+    seen = imaging.seen_part(picture.size, run.preprocessing)
+    picture.thumbnail((256, 256))
+    return Mistake(
+        np.atleast_3d(np.asarray(picture)),
+        label=label,
+        predicted=said,
+        prob=prob,
+        name=images.name(index),
+        heat=heat,
+        seen=seen,
+    )
