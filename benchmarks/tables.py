@@ -22,6 +22,8 @@ TRANSFER_BEGIN, TRANSFER_END = "<!-- transfer: written by benchmarks/tables.py -
 SPEED_BEGIN, SPEED_END = "<!-- speed: written by benchmarks/tables.py -->", "<!-- end of speed -->"
 CALIBRATION_BEGIN = "<!-- calibration: written by benchmarks/tables.py -->"
 CALIBRATION_END = "<!-- end of calibration -->"
+MULTILABEL_BEGIN = "<!-- multilabel: written by benchmarks/tables.py -->"
+MULTILABEL_END = "<!-- end of multilabel -->"
 LABELS_BEGIN, LABELS_END = "<!-- labels: written by benchmarks/tables.py -->", "<!-- end of labels -->"
 
 Row = dict[str, str]
@@ -32,7 +34,7 @@ def main() -> int:
     stale = 0
     for file, with_tables in (
         (ROOT / "README.md", (with_results,)),
-        (TRANSFER, (with_transfer, with_labels)),
+        (TRANSFER, (with_transfer, with_labels, with_multilabel)),
         (ROOT / "docs" / "speed.md", (with_speed,)),
         (ROOT / "docs" / "calibration.md", (with_calibration,)),
     ):
@@ -74,6 +76,19 @@ def with_transfer(text: str) -> str:
         images = f"{own[0]['train_images']}, {own[0]['test_images']}"
         lines.append(f"| {name} | {model} | {images} | {' | '.join(cells)} | {seeds} | {_where(own[-1])} |")
     return _between(text, TRANSFER_BEGIN, lines if rows else [], TRANSFER_END)
+
+
+def with_multilabel(text: str) -> str:
+    """Returns the text of docs/transfer.md with its table of several labels written anew: a row for each arm."""
+    rows = read("multilabel.csv")
+    head = "mAP | AP of the rarest | F1, mean of classes | the same at 0.5 | all answers right"
+    lines = [f"| digits | {head} | seeds | machine, date |", f"|---|{'---|' * 7}"]
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        own = [row for row in rows if row["arm"] == arm]
+        keys = ("map", "rarest_ap", "macro_f1", "macro_f1_at_half", "subset_accuracy")
+        cells = [_mean_and_spread([float(row[key]) for row in own]) for key in keys]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {len(own)} | {_where(own[-1])} |")
+    return _between(text, MULTILABEL_BEGIN, lines if rows else [], MULTILABEL_END)
 
 
 def with_speed(text: str) -> str:

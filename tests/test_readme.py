@@ -55,7 +55,7 @@ def test_it_names_the_python_that_the_package_asks_for() -> None:
 
 @pytest.mark.parametrize(
     ("page", "names"),
-    [("transfer", ["with_transfer", "with_labels"]), ("calibration", ["with_calibration"])],
+    [("transfer", ["with_transfer", "with_labels", "with_multilabel"]), ("calibration", ["with_calibration"])],
 )
 def test_the_tables_of_a_page_are_fresh(tables: Any, page: str, names: list[str]) -> None:
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")

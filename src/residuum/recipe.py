@@ -86,9 +86,14 @@ class Data:
     With `balanced_sampling` rare classes come more often, in an epoch as long: a class has a share in proportion to its
     pictures to the power of 1 - `balanced_sampling` (0: as they are; 1: all the same). With `folds`, number `fold` of
     so many parts of the training pictures is the validation part.
+
+    `labels` says what | in the labels of a table means: "several" classes for a picture, "one" class whose name has
+    that letter; "auto" is several where any label has it. Where a picture may have several, each class is trained as a
+    question of its own.
     """
 
     source: str = "digits"
+    labels: Literal["auto", "one", "several"] = "auto"
     img_size: int = 32
     resize_px: int = 32
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
@@ -307,19 +312,21 @@ class Recipe:
     A checkpoint is left after every `save_every_epochs`, after an epoch with the best scores so far and the last one,
     and within an epoch every `save_every_steps` (0: off) and every `save_every_minutes` (0: off). A run ends early when
     its best validation scores are `early_stop_epochs` old (0: off). With `class_weights` a picture's loss counts in
-    proportion to its class's pictures to the power of -`class_weights` (0: all the same; 1: all classes the same).
-    `bce` trains every class as a yes-or-no question (arXiv:2110.00476). `precision` "auto" is bf16 where the hardware
-    computes in it, float32 elsewhere. With `capture` a small set lies on the device, and a GPU gets each step at once,
-    as a CUDA graph.
+    proportion to its class's pictures to the power of -`class_weights` (0: all the same; 1: all classes the same);
+    where a picture may have several, that is the weight of the yes of a class against its no. `loss` "bce" trains every
+    class as a yes-or-no question (arXiv:2110.00476); "auto" is that where a picture may have several, else
+    cross-entropy. `precision` "auto" is bf16 where the hardware computes in it, float32 elsewhere. With `capture` a
+    small set lies on the device, and a GPU gets each step at once, as a CUDA graph.
 
     Where the finished network's best class is less probable than `unknown_below`, its answer is "unknown": "auto" is
-    chosen so that 95 % of the validation pictures are answered, "none" is never.
+    chosen so that 95 % of the validation pictures are answered, "none" is never. Where a picture may have several
+    classes, each has a threshold of its own instead.
     """
 
     name: str = "custom"
     epochs: int = 10
     seed: int = 0
-    loss: Literal["cross_entropy", "bce"] = "cross_entropy"
+    loss: Literal["auto", "cross_entropy", "bce"] = "auto"
     label_smoothing: float = 0.0
     class_weights: float = 0.0
     average_decay: float = 0.0

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from residuum.cli.csvfile import WriteRow
     from residuum.data.check import Checked
     from residuum.data.findings import Finding
+    from residuum.data.survey import Survey
     from residuum.evaluation.label_issues import LabelIssue
     from residuum.models.saved import Saved
 
@@ -66,15 +67,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Checks."""
     from residuum.cli.changes import go_offline
-    from residuum.data.check import check
+    from residuum.data.check import examined
+    from residuum.data.survey import survey
 
     _refuse_idle_flags(arguments)
     go_offline(arguments.offline)
     place = _report_place(arguments)
     network = None if arguments.bundle is None else _network(arguments)
+    found = survey(arguments.data)
+    if network is not None:
+        _refuse_several(found)
     with _table(arguments) as write:
         with _progress(quiet=arguments.quiet) as progress:
-            checked = check(arguments.data, workers=arguments.workers, progress=progress)
+            checked = examined(arguments.data, found, workers=arguments.workers, progress=progress)
         issues = [] if network is None else _label_issues(arguments, checked, *network)
         for issue in issues:
             write(issue.as_dict())
@@ -82,8 +87,8 @@ def run(arguments: argparse.Namespace) -> int:
     failure = _write(place, checked) if place is not None else None
     report = None if place is None or failure is not None else str(place)
     if arguments.json:
-        found = {} if network is None else {"label_issues": [issue.as_dict() for issue in issues]}
-        console.answer_json({**checked.as_dict(), **found, "report": report})
+        told = {} if network is None else {"label_issues": [issue.as_dict() for issue in issues]}
+        console.answer_json({**checked.as_dict(), **told, "report": report})
     else:
         console.answer(in_words(checked, report))
     if failure is not None:
@@ -108,6 +113,12 @@ def _network(arguments: argparse.Namespace) -> tuple[Saved, torch.device]:
 
     place = hardware.choose_device(arguments.device)
     return saved.load(arguments.bundle, place), place
+
+
+def _refuse_several(found: Survey) -> None:
+    from residuum.evaluation.label_check import refuse_several
+
+    refuse_several(found.parts.values())
 
 
 def _table(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[WriteRow]:

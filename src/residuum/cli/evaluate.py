@@ -2,6 +2,8 @@
 
 Without --data it is the set that the network was trained on, with the same pictures held out. Accuracies are in
 percent. Loss and calibration error are of probabilities with the bundle's temperature, and are said without it too.
+Where a picture may have several classes: average precision, F1 at the thresholds of the classes, and how many pictures
+have all their answers right.
 
 With --views and --ensemble each picture is looked at more than once, as in the papers' best figures: ten crops (four
 corners, the centre, their mirrors), or the whole picture at five scales and its mirrors.
@@ -25,9 +27,10 @@ from residuum.cli import console, flags
 from residuum.errors import UsageError
 
 if TYPE_CHECKING:
-    from residuum.evaluation.evaluate import Batch
+    from residuum.evaluation.evaluate import Batch, Scores
+    from residuum.evaluation.multilabel import LabelScores
     from residuum.evaluation.reliance import Reliance
-    from residuum.evaluation.trained import Evaluation
+    from residuum.evaluation.trained import Evaluation, Knn
 
 _COLUMNS = ("file", "label", "predicted", "prob", "correct")
 
@@ -66,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli.csvfile import csv_writer
     from residuum.distributed import announced
     from residuum.evaluation.knn import evaluate_knn
-    from residuum.evaluation.trained import evaluate_in_full, rows
+    from residuum.evaluation.trained import evaluate_in_full, rows_of
 
     def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
         with progress.counting("evaluating", count, quiet=arguments.quiet) as tell:
@@ -93,7 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
             watch=watched,
         )
         if arguments.csv is not None:
-            for row in rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes)):
+            for row in rows_of(done):
                 write(row)
     if done.world.is_main:
         _tell(done, arguments)
@@ -138,21 +141,24 @@ def _about(done: Evaluation) -> dict[str, object]:
 
 
 def _in_words(done: Evaluation) -> str:
+    from residuum.evaluation.evaluate import Scores
     from residuum.evaluation.views import WORDS
 
     scores = done.scores
+    if not isinstance(scores, Scores):
+        return _labels_in_words(done, scores)
     rows = [
         [score.name, f"{score.images:,}", f"{score.precision:.1f}", f"{score.recall:.1f}", f"{score.f1:.1f}"]
         for score in scores.classes
     ]
-    pairs = _confusions(done)
+    pairs = _confusions(scores)
     skipped = f" ({len(done.skipped):,} skipped)" if done.skipped else ""
     lines = [
         f"Set                 {done.what}",
         f"Pictures            {scores.images:,}{skipped}",
         f"Accuracy (top-1)    {scores.top1:.2f} %",
         f"Top-5               {scores.top5:.2f} %",
-        *_beside(done),
+        *_beside(done, scores),
         "",
         console.table(("class", "pictures", "precision %", "recall %", "F1 %"), rows, right=(1, 2, 3, 4)),
     ]
@@ -167,12 +173,45 @@ def _in_words(done: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def _beside(done: Evaluation) -> list[str]:
+def _labels_in_words(done: Evaluation, scores: LabelScores) -> str:
+    """Returns the scores where a picture may have several classes."""
+    from residuum.evaluation.views import WORDS
+
+    rows = [
+        [
+            score.name, f"{score.images:,}", "-" if score.ap is None else f"{score.ap:.1f}", f"{score.threshold:.3f}",
+            f"{score.precision:.1f}", f"{score.recall:.1f}", f"{score.f1:.1f}",
+        ]
+        for score in scores.classes
+    ]  # fmt: skip
+    head = ("class", "pictures", "AP %", "threshold", "precision %", "recall %", "F1 %")
+    skipped = f" ({len(done.skipped):,} skipped)" if done.skipped else ""
+    lines = [
+        f"Set                 {done.what}",
+        *([f"Networks            {', '.join(done.models)}"] if len(done.models) > 1 else []),
+        *([f"Views               {WORDS[done.kind]}"] if done.kind != "one" else []),
+        f"Pictures            {scores.images:,}{skipped}",
+        f"mAP                 {scores.map:.2f} %",
+        f"F1, mean of classes {scores.macro_f1:.2f} %",
+        f"F1, all answers     {scores.micro_f1:.2f} %",
+        f"All answers right   {scores.subset_accuracy:.2f} % of the pictures",
+        f"Loss                {scores.loss:.4f}" if done.knn is None else _neighbours(done.knn),
+        "",
+        console.table(head, rows, right=range(1, len(head))),
+    ]
+    return "\n".join(lines)
+
+
+def _neighbours(knn: Knn) -> str:
+    return f"Neighbours          {knn.k:,} of {knn.known:,} training pictures, by stage {knn.stage}"
+
+
+def _beside(done: Evaluation, scores: Scores) -> list[str]:
     """What the accuracy is of, in lines: of probabilities, or of neighbours."""
     if done.knn is None:
-        lines = [f"Loss                {done.scores.loss:.4f}", f"Calibration error   {done.scores.ece:.2f} %"]
+        lines = [f"Loss                {scores.loss:.4f}", f"Calibration error   {scores.ece:.2f} %"]
         return lines + (_reliance(done.reliance) if done.reliance else [])
-    return [f"Neighbours          {done.knn.k:,} of {done.knn.known:,} training pictures, by stage {done.knn.stage}"]
+    return [_neighbours(done.knn)]
 
 
 def _reliance(told: Reliance) -> list[str]:
@@ -193,8 +232,8 @@ def _reliance(told: Reliance) -> list[str]:
     return lines
 
 
-def _confusions(done: Evaluation, count: int = 5) -> list[str]:
-    names, matrix = [score.name for score in done.scores.classes], done.scores.confusion.copy()
+def _confusions(scores: Scores, count: int = 5) -> list[str]:
+    names, matrix = [score.name for score in scores.classes], scores.confusion.copy()
     matrix[range(len(names)), range(len(names))] = 0
     worst = (-matrix).ravel().argsort(kind="stable")[:count].tolist()
     pairs = [divmod(place, len(names)) for place in worst]

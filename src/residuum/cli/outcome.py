@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from residuum.cli import console
-from residuum.evaluation.label_issues import SUSPICIOUS
+from residuum.evaluation.label_issues import SUSPICIOUS, LabelIssue
 from residuum.evaluation.metrics import wilson_interval
+from residuum.evaluation.reliance import Reliance
 from residuum.training.folds import PREDICTIONS, Folds
 from residuum.training.folds_report import REPORT
-from residuum.training.run import Run
+from residuum.training.run import LabelResult, Run
 
 _PARTS = {"test": "Test", "val": "Validation", "train": "Training"}
 _WARNINGS = {
@@ -30,34 +32,60 @@ def as_json(run: Run) -> dict[str, object]:
         "recipe": run.recipe.name,
         "part": run.result.part,
         **run.result.scores.summary(),
-        "temperature": run.result.reliance.temperatures[0],
-        "unknown_below": run.result.reliance.chosen.threshold if run.result.reliance.chosen else None,
+        **({} if isinstance(run.result, LabelResult) else _reliance(run.result.reliance)),
         "best_epoch": run.best_epoch,
         "seconds": round(run.seconds, 3),
         "skipped": run.skipped,
     }
 
 
+def _reliance(told: Reliance) -> dict[str, object]:
+    return {
+        "temperature": told.temperatures[0],
+        "unknown_below": told.chosen.threshold if told.chosen else None,
+    }
+
+
 def in_words(run: Run) -> str:
     """Returns the result of a run as a few lines: accuracy, folder, and the next command to type."""
     assert run.result is not None
-    scores, part = run.result.scores, run.result.part
+    part = run.result.part
+    if isinstance(run.result, LabelResult):
+        return _about_the_run(run, part, *_labels_in_words(run.result))
+    scores = run.result.scores
     right = round(scores.top1 * scores.images / 100)
     low, high = wilson_interval(right, scores.images)
+    accuracy = _line(
+        f"{_PARTS[part]} accuracy",
+        f"{scores.top1:.2f} %  ({right:,} of {scores.images:,} pictures; "
+        f"with 95 % confidence between {100 * low:.1f} and {100 * high:.1f} %)",
+    )
+    return _about_the_run(run, part, accuracy)
+
+
+def _labels_in_words(result: LabelResult) -> list[str]:
+    """Returns how the network fares where a picture may have several classes, in lines."""
+    scores = result.scores
+    return [
+        _line(
+            f"{_PARTS[result.part]} mAP", f"{scores.map:.2f} %  (mean average precision on {scores.images:,} pictures)"
+        ),
+        _line("", f"F1 at the thresholds {scores.macro_f1:.2f} %, all answers right {scores.subset_accuracy:.2f} %"),
+    ]
+
+
+def _about_the_run(run: Run, part: str, *scores: str) -> str:
+    """Returns the lines of the scores, and what comes after them of any run."""
     lines = [
         "",
-        _line(
-            f"{_PARTS[part]} accuracy",
-            f"{scores.top1:.2f} %  ({right:,} of {scores.images:,} pictures; "
-            f"with 95 % confidence between {100 * low:.1f} and {100 * high:.1f} %)",
-        ),
+        *scores,
         _line("Trained in", console.duration(run.seconds)),
         _line("Run folder", f"{run.folder}"),
         _line("Report", f"{run.folder / 'report.html'}"),
         _line("Next", f"residuum predict {_shell(run.folder / 'best')} {_shell(run.sample or Path('PICTURE'))}"),
     ]
     if part in _WARNINGS:
-        lines.insert(2, _line("", _WARNINGS[part]))
+        lines.insert(1 + len(scores), _line("", _WARNINGS[part]))
     if run.skipped:
         lines.insert(-1, _line("Skipped", f"{len(run.skipped):,} pictures that cannot be used; the report lists them"))
     return "\n".join(lines)
@@ -65,15 +93,16 @@ def in_words(run: Run) -> str:
 
 def of_folds_in_words(done: Folds) -> str:
     """Returns the result of a cross-validation as a few lines."""
-    found = done.as_dict()
-    each = ", ".join(f"{top1:.1f}" for top1 in done.top1)
+    found, name = done.as_dict(), done.score
+    each = ", ".join(f"{score:.1f}" for score in done.scores)
     lines = [
         "",
         _line(
-            "Accuracy", f"{found['top1_mean']:.2f} % +- {found['top1_std']:.2f} over {found['folds']} folds ({each})"
+            {"top1": "Accuracy", "map": "mAP"}[name],
+            f"{found[f'{name}_mean']:.2f} % +- {found[f'{name}_std']:.2f} over {found['folds']} folds ({each})",
         ),
         _line("", "Each on pictures that it was not trained on; these also chose the epoch that was kept."),
-        _line("Suspicious labels", _suspicious(done)),
+        *([] if done.label_issues is None else [_line("Suspicious labels", _suspicious(done, done.label_issues))]),
         _line("Folder", f"{done.folder}"),
         _line("Report", f"{done.folder / REPORT}"),
         _line("Predictions", f"{done.folder / PREDICTIONS}"),
@@ -81,12 +110,12 @@ def of_folds_in_words(done: Folds) -> str:
     return "\n".join(lines)
 
 
-def _suspicious(done: Folds) -> str:
-    if not done.label_issues:
+def _suspicious(done: Folds, issues: Sequence[LabelIssue]) -> str:
+    if not issues:
         return "none"
-    surest = done.label_issues[0]
+    surest = issues[0]
     return (
-        f"{len(done.label_issues):,}, the surest first in {done.folder / SUSPICIOUS}: "
+        f"{len(issues):,}, the surest first in {done.folder / SUSPICIOUS}: "
         f"{surest.file} is labelled {surest.label} and looks like {surest.suggested}"
     )
 

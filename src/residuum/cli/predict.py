@@ -1,7 +1,8 @@
 """Says what is on pictures: files, folders (searched for pictures), or - for a picture on standard input.
 
-A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3. Where the best
-class is less probable than --unknown-below, or than the bundle's own threshold, the answer is "unknown".
+Where the best class is less probable than --unknown-below, or than the bundle's own threshold, the answer is "unknown".
+Of a network that was trained on pictures of several classes, it says which of them each picture has, by the threshold
+of each class. A picture that cannot be used is a row with its error; the others are predicted, and the exit code is 3.
 
 examples:
   residuum predict runs/photos-1/best a.jpg b.png
@@ -21,7 +22,7 @@ from residuum.cli.pictures import files_of, standard_input
 from residuum.errors import DataError
 
 if TYPE_CHECKING:
-    from residuum.deploy.predict import Prediction, Predictor
+    from residuum.deploy.predict import Guess, Prediction, Predictor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         name, count = predictor.card["model"]["name"], len(predictor.classes)
         where = f"on {predictor.device} in {arguments.precision}"
         console.note(f"Predicting with {name} in {arguments.bundle}: {count} classes, {where}.{_sureness(predictor)}")
-    may_be_unknown = predictor.unknown_below is not None
-    columns = _columns(min(arguments.top, len(predictor.classes)), may_be_unknown)
+    may_be_unknown, several = predictor.unknown_below is not None, predictor.thresholds is not None
+    columns = _columns(min(arguments.top, len(predictor.classes)), may_be_unknown, several=several)
     done: list[Prediction] = []  # those that are still needed: all for JSON, else the bad ones
     with (
         csv_writer(arguments.csv, columns) as write,
@@ -96,7 +97,9 @@ def _say(prediction: Prediction, *, needed: bool) -> None:
 def _in_words(prediction: Prediction) -> str:
     if prediction.error is not None:
         return f"{prediction.file}: cannot be used: {prediction.error}"
-    guesses = ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in prediction.top)
+    if prediction.labels is not None:
+        return f"{prediction.file}: {_labels_in_words(prediction)}"
+    guesses = _guesses(prediction.top)
     said = f"{prediction.unknown_as} ({guesses})" if prediction.unknown else guesses
     return f"{prediction.file}: {said}"
 
@@ -105,6 +108,20 @@ def _sureness(predictor: Predictor) -> str:
     """What is done to the probabilities, in words; nothing where nothing is."""
     said = "" if predictor.temperature == 1 else f" Temperature {predictor.temperature:.3f}."
     return said if predictor.unknown_below is None else f"{said} Unknown below {predictor.unknown_below:.4g}."
+
+
+def _labels_in_words(prediction: Prediction) -> str:
+    """Returns the classes that the picture has, and after them the most probable ones that it has not."""
+    labels = prediction.labels or ()
+    has = [guess for guess in prediction.top if guess.label in labels]
+    has_not = [guess for guess in prediction.top if guess.label not in labels]
+    beyond = [label for label in labels if label not in {guess.label for guess in prediction.top}]  # --top names fewer
+    said = ", ".join([*([_guesses(has)] if has else []), *beyond]) or "none"
+    return said + (f"; not {_guesses(has_not)}" if has_not else "")
+
+
+def _guesses(guesses: Sequence[Guess]) -> str:
+    return ", ".join(f"{guess.label} {100 * guess.prob:.1f} %" for guess in guesses)
 
 
 def _complain(bad: Sequence[Prediction], total: int) -> int:
@@ -119,14 +136,17 @@ def _complain(bad: Sequence[Prediction], total: int) -> int:
     return console.complain(error)
 
 
-def _columns(top: int, may_be_unknown: bool) -> list[str]:
+def _columns(top: int, may_be_unknown: bool, *, several: bool) -> list[str]:
     """The columns of the table; where an answer may be "unknown", `best` is the most probable class all the same."""
     more = [f"{column}_{place}" for place in range(2, top + 1) for column in ("label", "prob")]
-    return ["file", "label", "prob", *more, *(["unknown", "best"] if may_be_unknown else []), "error"]
+    beside = ["unknown", "best"] if may_be_unknown else []
+    return ["file", *(["labels"] if several else []), "label", "prob", *more, *beside, "error"]
 
 
 def _row(prediction: Prediction, may_be_unknown: bool) -> dict[str, object]:
     row: dict[str, object] = {"file": prediction.file, "error": prediction.error}
+    if prediction.labels is not None:
+        row["labels"] = "|".join(prediction.labels)
     for place, guess in enumerate(prediction.top, start=1):
         suffix = "" if place == 1 else f"_{place}"
         row |= {f"label{suffix}": guess.label, f"prob{suffix}": guess.prob}

@@ -144,6 +144,8 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     line = f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}  loss {record['loss']:.4f}"
     if "val_top1" in record:
         line += f"  val loss {record['val_loss']:.4f}  val accuracy {record['val_top1']:.2f} %"
+    elif "val_map" in record:  # a picture may have several classes
+        line += f"  val loss {record['val_loss']:.4f}  val mAP {record['val_map']:.2f} %"
     return f"{line}  {record['images_per_s']:,.0f} images/s  {console.duration(record['seconds'])}"
 
 

@@ -1,7 +1,8 @@
 """Trains a network and leaves a run folder: the model, its scores, plots and a report.
 
 Without arguments it trains on handwritten digits. With --data FOLDER it trains on photos, one folder for each class,
-from weights that know ImageNet where these can be had, and says which values it chose and why. What neither the flags
+from weights that know ImageNet where these can be had, and says which values it chose and why. With --data
+TABLE.csv, of lines of path,label, pictures may have several classes with | between them. What neither the flags
 nor the pictures decide is decided by the recipe.
 
 examples:

@@ -73,3 +73,13 @@ def _times_before(values: Indices) -> Indices:
     times = np.empty_like(values)
     times[order] = np.arange(len(values)) - np.repeat(starts, lengths)
     return times
+
+
+def yes_weights(counts: NDArray[np.int64], images: int, strength: float) -> NDArray[np.float64]:
+    """Returns what the yes of each class counts beside its no, where a picture may have several: (no / yes) ** strength
+    of the `images` pictures, which with a strength of 1 makes both count the same in all. Shapes: [K].
+
+    Source: torch.nn.BCEWithLogitsLoss, `pos_weight`.
+    """
+    yes, no = np.maximum(counts, 1), np.maximum(images - counts, 1)
+    return np.asarray((no / yes) ** strength)

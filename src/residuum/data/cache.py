@@ -32,6 +32,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from residuum import pixels
+from residuum.data.labels import Reading, are_several
 from residuum.data.mapped import Blob, MappedSet
 from residuum.data.order import spread
 from residuum.data.parts import ORDER, Found, PartName
@@ -94,14 +95,21 @@ def made_of(source: str) -> str:
     return card.place or card.source
 
 
-def find(folder: Path, find_source: Callable[[str], Found]) -> Found:
+def find(folder: Path, find_source: Callable[[str], Found], labels: Reading = "auto") -> Found:
     """Returns the parts that a cache holds; `find_source` finds the set that it was made of, if that is still there.
 
     Raises:
-        DataError: the cache is incomplete or damaged, or the set has changed since.
+        DataError: the cache is incomplete or damaged, the set has changed since, or `labels` are to be read as "one"
+            class each, and are not.
     """
     card = read_card(folder)
     index = _read_index(folder, card)
+    if labels == "one" and are_several(index["labels"]):
+        raise DataError(
+            f"The cache {displayed(str(folder))} was made of labels that hold several classes, with | between.",
+            expected="Expected data.labels = 'auto' or 'several' for it.",
+            hint=f"Where | is a letter of a class's name, name the table itself: --data {card.source}",
+        )
     sizes, starts, paths = index["sizes"], index["starts"], Paths.from_arrays("", index)
     _refuse_changed(folder, card, index, paths, find_source)
     blob = Blob(_mapped(folder, card), starts, sizes, card.mode, paths, card.bad)
@@ -186,13 +194,16 @@ def _read_index(folder: Path, card: Card) -> dict[str, NDArray[Any]]:
         channels = 3 if card.mode == "RGB" else 1
         ends = starts + sizes.astype(np.int64).prod(axis=1) * channels
         total = sum(card.parts.values())
-        if not (starts.shape == labels.shape == (total,) and sizes.shape == (total, 2) and len(index["ends"]) == total):
+        several = (total, len(card.classes)) if are_several(labels) else (total,)
+        if not (starts.shape == (total,) and sizes.shape == (total, 2) and len(index["ends"]) == total):
             raise ValueError(f"it has not {total} pictures")
+        if labels.shape != several:
+            raise ValueError(f"its labels are not those of {total} pictures and {len(card.classes)} classes")
         if total and not (
             starts.min() >= 0
             and sizes.min() >= 0
             and ends.max() <= card.bytes - pixels.SPARE_BYTES
-            and 0 <= labels.min() <= labels.max() < len(card.classes)
+            and 0 <= labels.min(initial=0) <= labels.max(initial=0) < (2 if are_several(labels) else len(card.classes))
         ):
             raise ValueError("it leads outside")
         Paths.from_arrays("", index)

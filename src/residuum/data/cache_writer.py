@@ -25,6 +25,7 @@ from residuum import imaging, pixels
 from residuum.data import cache, parquet, patterns, sources, tar
 from residuum.data.cache import CARD, FORMAT, INDEX, PIXELS, SUMS, Card
 from residuum.data.cache_place import flush, free_bytes, in_place_when_done, refuse_place
+from residuum.data.labels import are_several
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import PathsBuilder, displayed
 from residuum.data.sets import FileSet, ImageSet, opened, refuse_if_many_bad, sampled
@@ -298,10 +299,11 @@ def _write_rest(aside: Path, parts: dict[PartName, ImageSet], card: Card, index:
         head, slash, tail = name.rpartition("/")
         builder.add(head + slash, [tail])
     stamped = [stamps for images in parts.values() if (stamps := cache.stamps(images)) is not None]
+    labels = np.concatenate([images.labels for images in parts.values()])
     arrays: dict[str, NDArray[Any]] = {
         "starts": np.array(index.starts, dtype=np.int64),
         "sizes": np.array(index.sizes, dtype=np.int32).reshape(-1, 2),
-        "labels": np.concatenate([images.labels for images in parts.values()]).astype(np.int64),
+        "labels": labels if are_several(labels) else labels.astype(np.int64),
         **builder.build().arrays(),
         **({"stamps": np.concatenate(stamped)} if len(stamped) == len(parts) else {}),
     }

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from residuum.data import similarity
 from residuum.data.findings import KINDS, Finding, of_files, of_groups
 from residuum.data.inspection import Inspection, Progress, inspect
+from residuum.data.labels import are_several, counts, group_numbers, in_words
 from residuum.data.paths import displayed
 from residuum.data.sets import ImageSet
 from residuum.data.similarity import Features
@@ -63,12 +64,12 @@ class Rows:
     def home(self, row: int) -> str:
         """Returns the class of picture `row`, after its part where there are several."""
         part, images, index = self.find(row)
-        label = images.classes[images.labels[index]]
+        label = in_words(images.labels[index], images.classes) or "none of the classes"
         return f"{part}, {label}" if self.survey.divided else label
 
     def labels(self) -> NDArray[np.int64]:
-        """Returns the class of each picture: int64 [N]."""
-        return np.concatenate([np.empty(0, np.int64), *(images.labels for _, images in self.parts)])
+        """Returns a number for each picture, the same for the same class or classes: int64 [N]."""
+        return group_numbers(np.concatenate([images.labels for _, images in self.parts] or [np.empty(0, np.int64)]))
 
     def part_numbers(self) -> NDArray[np.int64]:
         """Returns the number of each picture's part: int64 [N]."""
@@ -153,10 +154,10 @@ def examined(
 ) -> Checked:
     """Returns what is to be said of what a survey of `source` found. Unless it is to `read` them, no picture is opened:
     nothing is known then of single pictures and of copies."""
-    findings = [*_of_structure(found), *_left_out(found)]
+    rows = Rows(found)
+    findings = [*_of_structure(found), *_of_labels(rows), *_left_out(found)]
     if read:
         seen = inspect(list(found.parts.values()), workers=workers, progress=progress)
-        rows = Rows(found)
         findings += [*_of_pictures(rows, seen), *_of_copies(rows, seen.features)]
     return Checked(source, found, _counts(found), ()).with_findings(findings)
 
@@ -170,8 +171,7 @@ def _counts(found: Survey) -> dict[str, dict[str, int]]:
 def _tally(found: Survey, part: str) -> NDArray[np.int64]:
     """Returns the number of pictures of each class in a part: int64 [K]."""
     images = next((images for name, images in found.parts.items() if name == part), None)
-    labels = np.empty(0, np.int64) if images is None else images.labels
-    return np.bincount(labels, minlength=len(found.classes))
+    return counts(np.empty(0, np.int64) if images is None else images.labels, len(found.classes))
 
 
 def _of_structure(found: Survey) -> Iterator[Finding]:
@@ -181,7 +181,8 @@ def _of_structure(found: Survey) -> Iterator[Finding]:
         yield from of_files("no-pictures", [displayed(str(found.root or found.kind))])
     elif not len(found.parts.get("train", ())):
         yield from of_files("no-training-part", list(found.parts))
-    yield from of_files("one-class", list(found.classes) if len(found.classes) == 1 else [])
+    several = any(are_several(images.labels) for images in found.parts.values())
+    yield from of_files("one-class", list(found.classes) if len(found.classes) == 1 and not several else [])
     yield from _of_classes(found)
     if total:
         yield from _of_balance(found)
@@ -239,6 +240,17 @@ def _of_pictures(rows: Rows, seen: Inspection) -> Iterator[Finding]:
         sizes = seen.features.size
         remarks = {name: f"{sizes[row, 0]} x {sizes[row, 1]} pixels" for row, name in names.items()}
         yield from of_files("small", list(names.values()), remarks=remarks, rows=small)
+
+
+def _of_labels(rows: Rows) -> Iterator[Finding]:
+    """Yields that pictures may have several classes, and those that have none."""
+    several = [images.labels for _, images in rows.parts if are_several(images.labels)]
+    if not several:
+        return
+    had = np.concatenate([labels.sum(axis=1) for labels in several])
+    yield from of_files("several-labels", list(rows.survey.classes), more=f": {had.mean():.2g} on average")
+    none = np.flatnonzero(had == 0).tolist()
+    yield from of_files("no-class", [rows.name(row) for row in none], rows=none)
 
 
 def _of_copies(rows: Rows, features: Features) -> Iterator[Finding]:

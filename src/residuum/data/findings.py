@@ -27,6 +27,8 @@ of the pictures may still want to know.
 | `ignored-extensions`               | note     | they are not used; photos may be among them, as .heic                |
 | `graphics`                         | note     | a few GIFs among photos are not used                                 |
 | `unlabelled`                       | note     | a part without labels is not used                                    |
+| `several-labels`                   | note     | every class is a question of its own: is it there or not             |
+| `no-class`                         | note     | pictures of none of the classes teach what is none of them           |
 | `unscored-classes`                 | note     | the score of val or test says nothing about them                     |
 | `suspicious-labels`                | note     | what a network sees speaks for another class: look, and decide       |
 | `few-pictures`                     | note     | fewer than 10 training pictures teach little                         |
@@ -193,6 +195,18 @@ KINDS: Mapping[str, Kind] = {
         "If they are photos, save them as PNG. (Where 5 % of the pictures or more are GIFs, they are used.)",
     ),
     "unlabelled": Kind("note", "1 part is not used", "{count} parts are not used", "Add labels, if they are known."),
+    "several-labels": Kind(
+        "note",
+        "A picture may have the class {listed} or not, for labels hold |",
+        "A picture may have several of the {count} classes, for labels hold |",
+        "Nothing to do if so. Where | is a letter of a name: residuum train --set data.labels=one",
+    ),
+    "no-class": Kind(
+        "note",
+        "1 picture has none of the classes, by an empty label",
+        "{count} pictures have none of the classes, by an empty label",
+        "Nothing to do if so: such pictures are worth having. Otherwise add their labels.",
+    ),
     "unscored-classes": Kind(
         "note",
         "1 class has no pictures in val or test",

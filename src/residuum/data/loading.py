@@ -29,6 +29,7 @@ from torch import Tensor
 from residuum import imaging, pixels, recipe
 from residuum.data.balance import balanced_order
 from residuum.data.crops import CenterCrop, Crop, crop_of
+from residuum.data.labels import Labels, are_several, rarest
 from residuum.data.mapped import MappedSet
 from residuum.data.order import shares
 from residuum.data.randomness import Draws, permutation
@@ -54,6 +55,8 @@ _PREPARED_BYTES = (
 class Batch(NamedTuple):
     """`images` float32 [N, C, S, S], normalised, and `labels` int64 [N], on the device; `indices` int64 [N] in the set.
 
+    Where a picture may have several classes, `labels` are float32 [N, K], 1 for each that it has.
+
     `number` is the batch's place among those of its epoch, which bad pictures may leave without some.
     """
 
@@ -69,7 +72,8 @@ class TrainLoader:
     Of a streamed set the order follows its shards and is mixed in a shuffle buffer; what each process takes of each
     batch is then its own part of the shards.
 
-    With `data.balanced_sampling`, rare classes come more often: an epoch is as long, but not all of the pictures.
+    With `data.balanced_sampling`, rare classes come more often: an epoch is as long, but not all of the pictures. A
+    picture of several classes comes as often as its rarest one.
 
     A last batch without two pictures for every process is left out, because batch norm needs two (unless `batch_size`
     is 1). `skipped` is the reason for each picture, by name, that could not be used where `on_bad_image` is "skip": its
@@ -145,7 +149,7 @@ class TrainLoader:
                 indices = indices % self._count
                 for stage in self._stages if len(indices) else ():  # bad pictures may leave none
                     images = stage(images, draws)
-                yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
+                yield Batch(self._normalise(images), targets_of(self._labels, indices, self._device), indices, number)
 
     def over(self, vectors: Tensor, known: NDArray[np.bool_]) -> TrainLoader:
         """Returns a loader of the same order whose batches hold rows of `vectors` [N, D], as they are, for `images`.
@@ -171,7 +175,7 @@ class TrainLoader:
 
     def _order(self, epoch: int) -> Indices:
         if self._balance:
-            return balanced_order(self._labels, self._balance, self._seed, epoch)
+            return balanced_order(rarest(self._labels), self._balance, self._seed, epoch)
         if not isinstance(self._images, StreamedSet):
             return permutation(self._count, self._seed, epoch)
         return self._images.order(
@@ -230,7 +234,9 @@ class EvalLoader:
         with closing(self._feed.batches(batches, seed=0, epoch=0)) as fed:
             for number, (images, indices) in zip(own, fed, strict=True):
                 if len(indices):
-                    yield Batch(self._normalise(images), _labels(self._labels, indices, self._device), indices, number)
+                    yield Batch(
+                        self._normalise(images), targets_of(self._labels, indices, self._device), indices, number
+                    )
 
 
 class _Feed(Protocol):
@@ -381,5 +387,7 @@ def _tensor(array: NDArray[np.uint8]) -> Tensor:
         return torch.from_numpy(array)
 
 
-def _labels(labels: Indices, indices: Indices, device: torch.device) -> Tensor:
-    return torch.from_numpy(labels[indices]).to(device, non_blocking=True)
+def targets_of(labels: Labels, indices: Indices, device: torch.device) -> Tensor:
+    """Returns the labels of the pictures at `indices` as a batch has them: int64 [N], or float32 [N, K]."""
+    chosen = torch.from_numpy(labels[indices])
+    return (chosen.float() if are_several(labels) else chosen).to(device, non_blocking=True)

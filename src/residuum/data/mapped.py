@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residuum import pixels
+from residuum.data.labels import Labels
 from residuum.data.paths import Paths, displayed
 from residuum.errors import PictureError
 from residuum.imaging import Mode
@@ -45,10 +46,10 @@ class Blob:
 
 @dataclass(frozen=True)
 class MappedSet:
-    """Pictures in a `blob`. `rows` maps an index to its place there. Shapes: labels, rows int64 [N]."""
+    """Pictures in a `blob`. `rows` maps an index to its place there, int64 [N]; labels as in `data.labels`."""
 
     blob: Blob
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     mode: Mode
     rows: NDArray[np.int64]

@@ -23,8 +23,8 @@ from residuum import recipe
 from residuum.data.randomness import generator
 
 Mixing = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-"""`mix(images, labels, step)`: float32 [N, C, H, W] and int64 [N] -> images and targets, which are float32 [N, K]
-where mixed."""
+"""`mix(images, labels, step)`: float32 [N, C, H, W] and int64 [N], or float32 [N, K] of several classes, -> images and
+targets, which are float32 [N, K] where mixed."""
 
 Box = tuple[int, int, int, int]
 """Top, bottom, left, right in pixels, the second and fourth excluded."""
@@ -56,12 +56,12 @@ class Mix:
     seed: int
 
     def __call__(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """Returns images like `images`, and targets float32 [N, K] whose rows add up to 1."""
+        """Returns images like `images`, and targets float32 [N, K]; of one class each, their rows add up to 1."""
         if not self.mixup and not self.cutmix:
             return unmixed(images, labels, step)
         share, box = self.plan(step, images.shape[2], images.shape[3])
         mixed = images.lerp(partners(images), 1 - share) if box is None else pasted(images, box)
-        targets = functional.one_hot(labels, self.num_classes).to(torch.float32)
+        targets = labels if labels.ndim == 2 else functional.one_hot(labels, self.num_classes).to(torch.float32)
         return mixed, targets.lerp(partners(targets), 1 - share)
 
     def plan(self, step: int, height: int, width: int) -> tuple[float, Box | None]:

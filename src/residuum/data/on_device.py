@@ -18,7 +18,8 @@ from torch import Tensor
 
 from residuum import recipe
 from residuum.data.balance import balanced_order
-from residuum.data.loading import prepared
+from residuum.data.labels import rarest
+from residuum.data.loading import prepared, targets_of
 from residuum.data.randomness import Draws, permutation
 from residuum.data.sets import ResidentSet
 from residuum.data.transforms import AlternateFlip, Erasing, Normalise, RandomFlip
@@ -67,7 +68,7 @@ class DeviceBatches:
         self._normalise = Normalise(preprocessing, device, channels_last)
         self._fill = torch.tensor(preprocessing.mean_colour, dtype=torch.uint8, device=device)
         self._pixels = self._padded(prepared(images, preprocessing), device)
-        self._all_labels = torch.from_numpy(np.array(images.labels)).to(device)
+        self._all_labels = targets_of(images.labels, np.arange(len(images)), device)
         self._along = torch.arange(preprocessing.img_size, device=device)
         self._table = torch.zeros(self._shape, dtype=torch.int64, device=device)
 
@@ -80,7 +81,7 @@ class DeviceBatches:
         """Returns what is drawn for an epoch: on the host, and for `load`."""
         batches, fields, size = self._shape
         if self._balance:
-            order = balanced_order(self._labels, self._balance, self.seed, epoch)
+            order = balanced_order(rarest(self._labels), self._balance, self.seed, epoch)
         else:
             order = permutation(len(self._labels), self.seed, epoch)
         draws = Draws(self.seed, epoch, order[: batches * size])
@@ -104,8 +105,8 @@ class DeviceBatches:
         self._table.copy_(host, non_blocking=True)
 
     def batch(self, number: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Returns the images, float32 [count, C, S, S], and labels, int64 [count], of the batch whose number is in
-        `number`, int64 [1] on the device."""
+        """Returns the images, float32 [count, C, S, S], and labels, int64 [count], or float32 [count, K] of several
+        classes, of the batch whose number is in `number`, int64 [1] on the device."""
         place, y, x, flip, top, left, height, width = self._table.index_select(0, number)[0, :, :count].unbind()
         last = len(self._along) - 1
         columns = torch.where(flip[:, None] > 0, last - self._along, self._along)

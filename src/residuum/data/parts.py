@@ -9,7 +9,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from residuum.data.labels import Labels, are_several
+from residuum.data.paths import displayed
 from residuum.data.sets import ImageSet
+from residuum.data.stratify import dealt
+from residuum.errors import DataError
 
 PartName = Literal["train", "val", "test"]
 
@@ -63,8 +67,28 @@ class Found:
     warnings: list[str] = field(default_factory=list)
 
 
+def refuse_one_class_each(found: Found, source: str) -> None:
+    """Raises DataError where the pictures of `source` have one class each, and are to have any number."""
+    if not all(are_several(part.labels) for part in found.parts.values()):
+        raise DataError(
+            f"{displayed(source)} gives each picture one class, where it is to have any number of them.",
+            expected="Expected a table of path,label, with | between the classes of a picture.",
+            hint="Write one, for example photos.csv with lines such as: a.jpg,beach|sunset",
+        )
+
+
+def refuse_several(found: Found, source: str) -> None:
+    """Raises DataError where a picture of `source` may have several classes, and is to have one."""
+    if any(are_several(part.labels) for part in found.parts.values()):
+        raise DataError(
+            f"{displayed(source)} gives a picture any number of classes, with | between, and the network gives it one.",
+            expected="Expected one class for each picture.",
+            hint="Evaluate a network that was trained on such labels: residuum train --data TABLE.csv",
+        )
+
+
 def stratified_split(
-    labels: NDArray[np.int64], fraction: float, seed: int, stream: int = 0
+    labels: Labels, fraction: float, seed: int, stream: int = 0
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Returns the indices that are kept and those that are held out, both rising.
 
@@ -72,7 +96,13 @@ def stratified_split(
     picture. A pure function of its arguments, the same on every machine and with every version of NumPy: only the raw
     output of the counter-based generator Philox is used, which NumPy keeps stable. `stream` tells splits with the
     same seed apart.
+
+    Pictures that may have several classes are split by `stratify.dealt`, with the same promises as far as can be.
     """
+    if are_several(labels):
+        held_out = int(np.floor(len(labels) * fraction + 0.5))
+        place = dealt(labels, (len(labels) - held_out, held_out), seed, stream, learnt=0)
+        return np.flatnonzero(place == 0), np.flatnonzero(place == 1)
     drawn = np.random.Philox(key=np.array([seed, stream], dtype=np.uint64)).random_raw(len(labels))
     classes, counts = np.unique(labels, return_counts=True)
     quota = counts * fraction
@@ -88,12 +118,16 @@ def stratified_split(
     return np.flatnonzero(~held), np.flatnonzero(held)
 
 
-def folds_of(labels: NDArray[np.int64], folds: int, seed: int) -> NDArray[np.int64]:
+def folds_of(labels: Labels, folds: int, seed: int) -> NDArray[np.int64]:
     """Returns for each picture the fold that it belongs to, int64 [N], from 0 on.
 
     Each class is dealt out in a random order, and the next goes on with the fold where it ended: so the folds differ by
     one picture at most, and in those of any class by one at most. A pure function, as `stratified_split` is.
+    Pictures that may have several classes are dealt out by `stratify.dealt`, as evenly as can be.
     """
+    if are_several(labels):
+        sizes = [len(labels) // folds + (fold < len(labels) % folds) for fold in range(folds)]
+        return dealt(labels, sizes, seed, 2)
     drawn = np.random.Philox(key=np.array([seed, 2], dtype=np.uint64)).random_raw(len(labels))
     order = np.lexsort((drawn, labels))
     place = np.empty(len(labels), dtype=np.int64)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residuum import imaging
+from residuum.data.labels import Labels
 from residuum.data.mapped import MappedSet
 from residuum.data.order import in_groups, spread, spread_over_groups, streaming_order
 from residuum.data.paths import Paths, displayed
@@ -43,8 +44,8 @@ class ImageSet(Protocol):
         """The names of the classes, in the order of the labels."""
 
     @property
-    def labels(self) -> NDArray[np.int64]:
-        """The class of each picture. Shapes: [N]."""
+    def labels(self) -> Labels:
+        """The class of each picture: int64 [N]; or which classes it has, where it may have several: uint8 [N, K]."""
 
     @property
     def mode(self) -> Mode:
@@ -65,14 +66,14 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class ResidentSet:
-    """Pictures of one size as pixels in memory. Shapes: images uint8 [N, H, W, C], labels int64 [N].
+    """Pictures of one size as pixels in memory. Shapes: images uint8 [N, H, W, C]; labels as in `data.labels`.
 
     A picture's name is its path where `paths` are known, else `prefix[row]`; `rows` maps an index to its place in the
     set that this one is a part of.
     """
 
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     mode: Mode
     prefix: str
@@ -94,10 +95,10 @@ class ResidentSet:
 
 @dataclass(frozen=True)
 class FileSet:
-    """Pictures in files, decoded when asked. `rows` maps an index to its place in `paths`. Shapes: labels int64 [N]."""
+    """Pictures in files, decoded when asked. `rows` maps an index to its place in `paths`."""
 
     paths: Paths
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     mode: Mode = "RGB"
     rows: NDArray[np.int64] | None = None
@@ -117,13 +118,13 @@ class FileSet:
 
 @dataclass(frozen=True)
 class BytesSet:
-    """Encoded pictures in memory or mapped from one file, as arrays of Arrow. Shapes: labels int64 [N].
+    """Encoded pictures in memory or mapped from one file, as arrays of Arrow.
 
     `rows` maps an index to its place in `chunks`, end to end; a picture is called `prefix[row]`.
     """
 
     chunks: tuple[pa.Array, ...]
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     prefix: str
     mode: Mode = "RGB"
@@ -176,11 +177,10 @@ class Store(Protocol):
 
 @dataclass(frozen=True)
 class StreamedSet:
-    """Encoded pictures in a `store`, read when asked. Names and `rows` are as in `ResidentSet`. Shapes: labels int64
-    [N]."""
+    """Encoded pictures in a `store`, read when asked. Names and `rows` are as in `ResidentSet`."""
 
     store: Store
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...]
     prefix: str = ""
     paths: Paths | None = None
@@ -229,7 +229,7 @@ def subset(images: ImageSet, indices: NDArray[np.int64] | Sequence[int]) -> Imag
     raise TypeError(f"a part cannot be taken of {type(images).__name__}")
 
 
-def relabelled(images: ImageSet, labels: NDArray[np.int64], classes: tuple[str, ...]) -> ImageSet:
+def relabelled(images: ImageSet, labels: Labels, classes: tuple[str, ...]) -> ImageSet:
     """Returns the same pictures under other labels and classes."""
     if isinstance(images, ResidentSet | FileSet | BytesSet | StreamedSet | MappedSet):
         return replace(images, labels=labels, classes=classes)

@@ -9,7 +9,7 @@
 | `*.parquet`                        | shards in the layout of the Hugging Face hub                                  |
 | `*.tar`                            | shards in the layout of WebDataset                                            |
 | `train-*.tar`, `{000..123}.tar`    | a pattern of shards: what it matches, or all that its braces say              |
-| `*.csv`, `*.tsv`                   | a table of path,label and, optionally, split                                  |
+| `*.csv`, `*.tsv`                   | a table of path,label and, optionally, split; `a|b` are several labels        |
 | a folder of `residuum cache`     | the pictures of another set, decoded once                                     |
 """
 
@@ -25,7 +25,18 @@ import numpy as np
 
 from residuum import recipe
 from residuum.data import builtin, cache, cifar, folders, parquet, patterns, tables, tar
-from residuum.data.parts import ORDER, PART_NAMES, Found, PartName, Parts, folds_of, stratified_split
+from residuum.data.labels import Reading, are_several, counts, renumbered
+from residuum.data.parts import (
+    ORDER,
+    PART_NAMES,
+    Found,
+    PartName,
+    Parts,
+    folds_of,
+    refuse_one_class_each,
+    refuse_several,
+    stratified_split,
+)
 from residuum.data.paths import displayed
 from residuum.data.sets import (
     ImageSet,
@@ -69,7 +80,9 @@ def open_parts(data: recipe.Data) -> Parts:
         PictureError: a picture of a small set is bad, and `data.on_bad_image` is "error".
         NetworkError: the source must be downloaded and cannot be.
     """
-    found = find(data.source)
+    found = find(data.source, data.labels)
+    if data.labels == "several":
+        refuse_one_class_each(found, data.source)
     _check(found, data.source)
     parts, split = _divide(found, data)
     skipped: dict[str, str] = {}
@@ -104,17 +117,29 @@ def parts_in_mode(parts: Parts, mode: Mode) -> Parts:
     )
 
 
-def open_single(source: str, split: str | None, classes: Sequence[str] | None, *, mode: Mode | None = None) -> ImageSet:
+def open_single(
+    source: str,
+    split: str | None,
+    classes: Sequence[str] | None,
+    *,
+    mode: Mode | None = None,
+    labels: Reading = "auto",
+) -> ImageSet:
     """Opens one part of a source as it is, without holding anything out.
 
     Without `split` it is the test part, else the validation part, else everything. With `classes` the labels become
-    indices of those, which a trained network knows; with `mode` the pictures are opened in it.
+    indices of those, which a trained network knows; with `mode` the pictures are opened in it. `labels` says how those
+    of a table are read: of any set, "several" are wanted then, and no such ones otherwise where there are `classes`.
 
     Raises:
         DataError: the source or the part is missing, or has classes that `classes` lacks.
         NetworkError: the source must be downloaded and cannot be.
     """
-    found = find(source)
+    found = find(source, labels)
+    if labels == "several":
+        refuse_one_class_each(found, source)
+    elif classes is not None:
+        refuse_several(found, source)
     name = part_name(found, split, source)
     images = found.parts[name]
     if len(images) == 0:
@@ -124,8 +149,9 @@ def open_single(source: str, split: str | None, classes: Sequence[str] | None, *
     return images if mode is None else in_mode(images, mode)
 
 
-def find(source: str) -> Found:
-    """Recognises `source` and returns what it holds, before anything is split or decoded.
+def find(source: str, labels: Reading = "auto") -> Found:
+    """Recognises `source` and returns what it holds, before anything is split or decoded. `labels` says how a table's
+    are read.
 
     Raises:
         DataError: nothing is there, or it is not an image set.
@@ -140,7 +166,7 @@ def find(source: str) -> Found:
     path = Path(source).expanduser()
     if path.is_dir():
         if cache.is_cache(path):
-            return cache.find(path, find)
+            return cache.find(path, find, labels)
         if shards := parquet.shards_of(path):
             return parquet.find(shards, _title(path))
         tars = tar.shards_of(path)
@@ -152,7 +178,7 @@ def find(source: str) -> Found:
             return tar.find(tar.grouped([path]), path.parent)
         tar.refuse_if_compressed(path)
         if path.suffix.lower() in tables.SUFFIXES:
-            return tables.find(path)
+            return tables.find(path, labels)
         raise DataError(
             f"{displayed(source)} is a file that is not an image set.",
             expected="Expected a folder, a .csv or .tsv of path,label, or .parquet or .tar shards.",
@@ -198,13 +224,16 @@ def _check(found: Found, source: str) -> None:
                 hint="To score a trained model on it: residuum evaluate BUNDLE --data DATA",
             )
         raise _empty(source)
-    if len(train.classes) < 2:
+    several = are_several(train.labels)  # of which one is a question too: is it there or not
+    if len(train.classes) < 2 - several:
         raise DataError(
-            f"{displayed(source)} has one class only: {train.classes[0]}.",
+            f"{displayed(source)} has one class only: {train.classes[0]}."
+            if train.classes
+            else f"{displayed(source)} has no class: all its labels are empty.",
             expected="Expected pictures of at least two classes.",
             hint="Add a folder with pictures of something else.",
         )
-    missing = [train.classes[k] for k in np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)]
+    missing = [train.classes[k] for k in np.flatnonzero(counts(train.labels, len(train.classes)) == 0)]
     if missing:
         raise DataError(
             f"{len(missing)} of {len(train.classes)} classes have no training picture: {_few(missing)}.",
@@ -303,8 +332,7 @@ def _split_warnings(parts: dict[PartName, ImageSet], data: recipe.Data) -> list[
 
 
 def _counts(images: ImageSet) -> dict[str, int]:
-    counts = np.bincount(images.labels, minlength=len(images.classes))
-    return dict(zip(images.classes, counts.tolist(), strict=True))
+    return dict(zip(images.classes, counts(images.labels, len(images.classes)).tolist(), strict=True))
 
 
 def part_name(found: Found, split: str | None, source: str) -> PartName:
@@ -342,7 +370,7 @@ def _with_classes(images: ImageSet, classes: tuple[str, ...], source: str) -> Im
         )
     place = {name: number for number, name in enumerate(classes)}
     lookup = np.array([place[name] for name in images.classes], dtype=np.int64)
-    return relabelled(images, lookup[images.labels], classes)
+    return relabelled(images, renumbered(images.labels, lookup, len(classes)), classes)
 
 
 def _few(names: list[str], count: int = 10) -> str:

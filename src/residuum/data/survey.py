@@ -11,7 +11,7 @@ from pathlib import Path
 
 from residuum.data import cache, cifar, folders, parquet, sources, tables, tar
 from residuum.data.parts import ORDER, Found, PartName
-from residuum.data.paths import PathsBuilder, displayed, natural_key
+from residuum.data.paths import displayed, natural_key
 from residuum.data.sets import ImageSet
 from residuum.imaging import EXTENSIONS
 
@@ -144,21 +144,7 @@ def _below(root: Path, paths: list[str]) -> list[str]:
 
 def _table(table: Path) -> Found:
     """A table, as `tables.find` reads it, with the files that do not exist."""
-    builder = PathsBuilder(str(table.parent))
-    numbers: dict[str, int] = {}
-    labels: list[int] = []
-    parts: list[PartName] = []
-    columns = None
-    for line, cells in tables.rows_of(table):
-        if columns is None:
-            columns = tables.columns_of(table, cells)
-            if columns.header:
-                continue
-        path, label, part = tables.cells_of(table, line, cells, columns)
-        folder, name = os.path.split(path)
-        builder.add(folder, [name])
-        labels.append(numbers.setdefault(label, len(numbers)))
-        parts.append(part)
-    if not labels:
-        return tables.find(table)  # which says what is wrong
-    return tables.found_of(builder, labels, numbers, parts)
+    listing = tables.Listing(table)
+    for line, path, label, part in tables.lines_of(table):
+        listing.add(line, path, label, part)
+    return listing.found("auto")

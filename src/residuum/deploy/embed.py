@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from residuum import __version__, bundle, hardware, imaging
+from residuum.data.labels import in_words
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import ORDER
 from residuum.data.paths import displayed
@@ -88,7 +89,7 @@ class Maker:
         )  # fmt: skip
 
         def row(index: int, vector: NDArray[np.float32] | None, error: str | None = None) -> Row:
-            label = images.classes[int(images.labels[index])] if labelled else None
+            label = in_words(images.labels[index], images.classes) or None if labelled else None
             name = images.name(index)
             return Row(name, label, vector, error or (loader.skipped[name] if vector is None else None))
 

@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 
 from residuum import imaging
+from residuum.data.labels import SEPARATOR
 from residuum.errors import PictureError, UsageError, did_you_mean
-from residuum.evaluation import explain, metrics
+from residuum.evaluation import explain, metrics, multilabel
 from residuum.evaluation.temperature import tempered
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class Explanation:
     0..1. `heat` is the map over what the network has seen, float32 [S, S], from 0 on in the method's own unit; `seen`
     is that part of the picture: left, top, right and bottom as fractions of its width and height. `size` is the
     picture's (width, height) in pixels; `pixels` shows it, at most 640 pixels long: uint8 [H, W, C]. `stage` counts
-    from 1, and is None for occlusion.
+    from 1, and is None for occlusion. Where a picture may have several classes, `label` is the most probable one, and
+    `labels` are those that it has, as in a `Prediction`.
     """
 
     file: str
@@ -45,6 +47,7 @@ class Explanation:
     size: tuple[int, int] = (0, 0)
     pixels: NDArray[np.uint8] | None = None
     error: str | None = None
+    labels: tuple[str, ...] | None = None
 
     @property
     def peak(self) -> tuple[int, int] | None:
@@ -71,6 +74,7 @@ class Explanation:
             "stage": self.stage,
             "peak": None if self.peak is None else list(self.peak),
             "error": self.error,
+            **({} if self.labels is None else {"labels": list(self.labels)}),
         }
 
     @property
@@ -81,7 +85,10 @@ class Explanation:
     @property
     def said_in_words(self) -> str:
         """What the network says, and how sure it is."""
-        return f"{self.label}, {100 * (self.prob or 0):.1f} %"
+        best = f"{self.label}, {100 * (self.prob or 0):.1f} %"
+        if self.labels is None or self.labels == (self.label,):
+            return best
+        return f"{SEPARATOR.join(self.labels) or 'none'} (most: {best})"
 
     @property
     def asked_in_words(self) -> str:
@@ -142,6 +149,7 @@ class Explainer:
                 hint="Leave it out for the class that the network predicts.",
             )
         self._classes = None if label is None else [predictor.classes.index(label)]
+        self._probabilities = metrics.softmax if predictor.thresholds is None else multilabel.probabilities
 
     @property
     def how(self) -> str:
@@ -165,9 +173,12 @@ class Explainer:
             method=self.method,
             stage=self.stage,
             autocast=self._predictor.autocast,
+            probabilities=self._probabilities,
         )
-        probs = np.exp(metrics.log_softmax(tempered(found.logits, self._predictor.temperature)))[0]
-        best, asked = int(metrics.ranked(found.logits, 1)[0, 0]), int(found.classes[0])
+        probs = self._probabilities(tempered(found.logits, self._predictor.temperature))[0]
+        order, asked = metrics.ranked(found.logits, len(classes))[0].tolist(), int(found.classes[0])
+        best, thresholds = order[0], self._predictor.thresholds
+        labels = None if thresholds is None else tuple(classes[k] for k in order if probs[k] >= thresholds[k])
         shown = picture.copy()  # it may be the caller's own
         shown.thumbnail((SHOWN_PX, SHOWN_PX))
         return Explanation(
@@ -182,6 +193,7 @@ class Explainer:
             seen=imaging.seen_part(picture.size, how),
             size=picture.size,
             pixels=np.atleast_3d(np.asarray(shown, dtype=np.uint8)),
+            labels=labels,
         )
 
     def attempt(self, source: Source, name: str) -> Explanation:
@@ -189,7 +201,8 @@ class Explainer:
         try:
             return self(source, name)
         except PictureError as error:
-            return Explanation(name, self.method, self.stage, error=error.reason)
+            labels = None if self._predictor.thresholds is None else ()
+            return Explanation(name, self.method, self.stage, error=error.reason, labels=labels)
 
 
 def _how(method: explain.Method, stage: int | None) -> str:

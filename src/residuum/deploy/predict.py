@@ -22,7 +22,7 @@ from residuum.calibration import Threshold, threshold_of, unknown_for
 from residuum.data.transforms import Normalise
 from residuum.deploy.explain import Explainer, Explanation
 from residuum.errors import PictureError, UsageError
-from residuum.evaluation import metrics
+from residuum.evaluation import metrics, multilabel
 from residuum.evaluation.explain import Method
 from residuum.evaluation.temperature import tempered
 from residuum.models import inference, saved
@@ -42,12 +42,17 @@ class Guess:
 @dataclass(frozen=True)
 class Prediction:
     """What the network says of one picture. `error` is why there is no answer, and `top` is empty then. `unknown_as` is
-    the word for a picture that it is not sure enough of to name a class, and else empty."""
+    the word for a picture that it is not sure enough of to name a class, and else empty.
+
+    `labels` are the classes that the picture has, where it may have several: those whose probability reaches the
+    class's threshold, most probable first. It is None where a picture has one class.
+    """
 
     file: str
     top: tuple[Guess, ...]
     error: str | None = None
     unknown_as: str = ""
+    labels: tuple[str, ...] | None = None
 
     @property
     def unknown(self) -> bool:
@@ -73,6 +78,7 @@ class Prediction:
             "prob": self.prob,
             "unknown": self.unknown,
             "top": [{"label": guess.label, "prob": guess.prob} for guess in self.top],
+            **({} if self.labels is None else {"labels": list(self.labels)}),
             "error": self.error,
         }
 
@@ -98,6 +104,9 @@ class Predictor:
         self.classes = trained.classes
         self.preprocessing = trained.preprocessing
         self.card = trained.card
+        self.thresholds = trained.thresholds
+        if self.thresholds is not None and unknown_below not in (None, "none"):
+            raise _of_several(unknown_below)
         self.temperature = trained.calibration.temperature
         self.unknown_below = threshold_of(trained.calibration, unknown_below)
         self.device = device
@@ -152,7 +161,8 @@ class Predictor:
                 answers = iter(self._answer(titles, good, top) if good else [])
                 for source, found in zip(batch, opened, strict=True):
                     if isinstance(found, PictureError):
-                        yield Prediction(_title(source), (), error=found.reason)
+                        labels = None if self.thresholds is None else ()
+                        yield Prediction(_title(source), (), found.reason, labels=labels)
                     else:
                         yield next(answers)
 
@@ -200,7 +210,9 @@ class Predictor:
         images = self._normalise(seen)
         with torch.inference_mode():
             logits = self._answering(images).cpu().numpy()
-        probs = np.exp(metrics.log_softmax(tempered(logits, self.temperature)))
+        if self.thresholds is not None:
+            return self._answer_each(titles, logits, top, self.thresholds)
+        probs = metrics.softmax(tempered(logits, self.temperature))
         best = metrics.ranked(logits, min(top, len(self.classes)))
         word = unknown_for(self.classes)
         return [
@@ -211,6 +223,18 @@ class Predictor:
             )
             for title, row, order in zip(titles, probs, best.tolist(), strict=True)
         ]
+
+    def _answer_each(
+        self, titles: list[str], logits: NDArray[np.float32], top: int, thresholds: tuple[float, ...]
+    ) -> list[Prediction]:
+        """Returns the answers where a picture may have several classes. Shapes: `logits` [N, K], `thresholds` [K]."""
+        found = []
+        probs, orders = multilabel.probabilities(logits), metrics.ranked(logits, len(self.classes))
+        for title, row, order in zip(titles, probs, orders.tolist(), strict=True):
+            guesses = tuple(Guess(self.classes[k], float(row[k])) for k in order[:top])
+            labels = tuple(self.classes[k] for k in order if row[k] >= thresholds[k])
+            found.append(Prediction(title, guesses, labels=labels))
+        return found
 
 
 def load(
@@ -230,6 +254,14 @@ def load(
     """
     place = hardware.choose_device(device)
     return Predictor(saved.load(Path(bundle), place), place, precision, unknown_below)
+
+
+def _of_several(unknown_below: Threshold | None) -> UsageError:
+    return UsageError(
+        f"unknown_below cannot be {unknown_below!r} for a network that gives a picture any number of classes.",
+        expected="Expected a network that gives a picture one class: of several, each has a threshold of its own.",
+        hint="Leave it out: where no class reaches its threshold, the answer is none of them.",
+    )
 
 
 def _require_positive(**values: int) -> None:

@@ -3,7 +3,7 @@
 | column   | type                     | what                                                            |
 |----------|--------------------------|-----------------------------------------------------------------|
 | `file`   | string                   | the picture's path as it was given, or its name within its set  |
-| `label`  | string, or null          | its class, where the set says one                               |
+| `label`  | string, or null          | its class, where the set says one; several with | between them  |
 | `vector` | float32[D], or null      | as the network made it, not brought to length 1                 |
 | `error`  | string, or null          | why there is no vector                                          |
 

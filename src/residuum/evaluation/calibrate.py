@@ -30,7 +30,7 @@ from residuum.data.sets import ImageSet
 from residuum.data.sources import find, open_single, part_name
 from residuum.data.verification import OnBadImage
 from residuum.distributed import ALONE, World, joined
-from residuum.errors import DataError, UsageError
+from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation import coverage, metrics
 from residuum.evaluation.evaluate import Batch, checked_logits, evaluating
 from residuum.evaluation.temperature import FEWEST, confidence_and_losses, fit_temperature
@@ -176,7 +176,7 @@ def calibrate(
     validation part that training held out. The pictures must not be among those that the network was trained on.
 
     Raises:
-        WeightsError: the bundle cannot be used.
+        WeightsError: the bundle cannot be used, or its network gives a picture any number of classes.
         DataError: the set, the part or a picture cannot be used, or a class is unknown to the network.
         UsageError: there is something at `out`, the part was trained on, or an argument cannot be what it is.
         ResourceError: `out` cannot be written.
@@ -189,6 +189,7 @@ def calibrate(
         place = hardware.choose_device(device, world.local_rank)
         autocast = hardware.autocast(hardware.choose_precision(precision, place), place)
         trained = saved.load(folder, place)
+        _refuse_several(trained, folder)
         with world.one_after_the_other():
             images, what, skipped = _pictures(trained, data, split, on_bad_image)
         loader = EvalLoader(
@@ -211,6 +212,16 @@ def write(folder: Path, out: Path, found: Calibration) -> None:
     """
     tensors, card = bundles.read(folder)
     bundles.write(out, tensors, {**card, KEY: found.as_dict()})
+
+
+def _refuse_several(trained: saved.Saved, folder: Path) -> None:
+    """Raises WeightsError where each class has a threshold of its own: a temperature is of all classes together."""
+    if trained.thresholds is not None:
+        raise WeightsError(
+            f"The network in {folder} gives a picture any number of classes, and takes no temperature.",
+            expected="Expected a network that gives a picture one class.",
+            hint="Nothing needs doing: training has chosen a threshold for each of its classes.",
+        )
 
 
 def _pictures(

@@ -69,6 +69,11 @@ class Scores:
     classes: tuple[ClassScore, ...]
     confusion: NDArray[np.int64]
 
+    @property
+    def monitored(self) -> float:
+        """The score that decides which weights are kept."""
+        return self.top1
+
     def summary(self) -> dict[str, int | float]:
         """The scores that are one number each, for a line of a log."""
         return {"images": self.images, "top1": self.top1, "top5": self.top5, "loss": self.loss, "ece": self.ece}
@@ -186,13 +191,18 @@ def predict_each(
                 ways = answers(batch.images)
             parts.append([_read_logits(checked_logits(logits, batch, len(classes)), batch) for logits in ways])
     together = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    if not sum(len(part[0]) for part in together):
+    refuse_nothing(sum(len(part[0]) for part in together))
+    return [join(way) for way in zip(*together, strict=True)]
+
+
+def refuse_nothing(count: int) -> None:
+    """Raises DataError where there are no pictures to evaluate on."""
+    if not count:
         raise DataError(
             "There are no pictures to evaluate on.",
             expected="Expected a part of the set with at least one picture.",
             hint="See what the set holds with: residuum check DATA",
         )
-    return [join(way) for way in zip(*together, strict=True)]
 
 
 def join(parts: Sequence[Predictions]) -> Predictions:

@@ -28,6 +28,9 @@ from residuum.models.layers import Network
 Method = Literal["grad-cam", "layer-cam", "occlusion"]
 Maps = NDArray[np.float32]
 """How much each pixel speaks for a class, from 0 on; float32 [N, S, S]."""
+Probabilities = Callable[[NDArray[np.float32]], NDArray[np.float64]]
+"""Logits -> probabilities, [N, K] both: `metrics.softmax`, or `multilabel.probabilities` where a picture may have
+several classes."""
 
 COVERED = 7
 """The side of the square that occlusion covers is the picture's, divided by this."""
@@ -51,6 +54,7 @@ def explain(
     method: Method = "grad-cam",
     stage: int | None = None,
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    probabilities: Probabilities = metrics.softmax,
 ) -> Answers:
     """Returns the maps of `images` [N, C, S, S], on the network's device, for `classes`, or for the predicted ones.
 
@@ -58,7 +62,7 @@ def explain(
     channels after `stage` (1 is the first; None is the last) by the mean gradient of the class's logit; LayerCAM
     weighs every place by its own positive gradient, which keeps maps of early stages sharp. Both are as fine as the
     stage's map, and enlarged bilinearly. Occlusion covers one place after the other with the mean colour, and maps by
-    how much the class's probability falls; it knows no stages.
+    how much the class's probability falls, as `probabilities` has it of logits; it knows no stages.
 
     Raises:
         UsageError: there is no such method or stage.
@@ -67,7 +71,7 @@ def explain(
     stage = stage_of(model, method, stage)
     with evaluating(model), _no_gradients_of(model):
         if stage is None:
-            logits, chosen, maps = _occlusion(model, images, classes, autocast)
+            logits, chosen, maps = _occlusion(model, images, classes, autocast, probabilities)
         else:
             logits, chosen, maps = _activation(model, images, classes, method, stage, autocast)
     if not np.isfinite(logits).all() or not np.isfinite(maps).all():
@@ -142,6 +146,7 @@ def _occlusion(
     images: Tensor,
     classes: Sequence[int] | None,
     autocast: Callable[[], AbstractContextManager[Any]],
+    probabilities: Probabilities,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], Maps]:
     def answer(pictures: Tensor) -> NDArray[np.float32]:
         with torch.no_grad(), autocast():
@@ -149,7 +154,7 @@ def _occlusion(
 
     logits = answer(images)
     chosen = _chosen(logits, classes)
-    whole = np.exp(metrics.log_softmax(logits))
+    whole = probabilities(logits)
     height, width = images.shape[2], images.shape[3]
     places = [(rows, columns) for rows in _spans(height) for columns in _spans(width)]
     maps = np.zeros((len(images), height, width))
@@ -162,7 +167,7 @@ def _occlusion(
             covered = image.repeat(len(now), 1, 1, 1)
             for row, (rows, columns) in enumerate(now):
                 covered[row, :, rows, columns] = 0  # the mean colour, once it is normalised
-            probs = np.exp(metrics.log_softmax(answer(covered.contiguous(memory_format=torch.channels_last))))
+            probs = probabilities(answer(covered.contiguous(memory_format=torch.channels_last)))
             for (rows, columns), prob in zip(now, probs[:, chosen[at]], strict=True):
                 maps[at, rows, columns] += whole[at, chosen[at]] - prob
     return logits, chosen, (maps / covers).clip(0).astype(np.float32)

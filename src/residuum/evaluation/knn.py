@@ -1,7 +1,8 @@
 """k-nearest-neighbour accuracy: how well the vectors of a network tell classes apart, without any training.
 
 Each picture is given the class of the most similar training pictures, whose votes count the more the more similar they
-are. Classes are the set's own, and need not be those that the network was trained on.
+are; where a picture may have several classes, the neighbours vote on each. Classes are the set's own, and need not be
+those that the network was trained on.
 
 Source: Wu et al., arXiv:1805.01978, section 3.4, as in DINO (arXiv:2104.14294).
 Shapes: N pictures, K classes.
@@ -16,18 +17,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from residuum import hardware
+from residuum.data.labels import Labels, are_several
 from residuum.data.loading import EvalLoader
 from residuum.data.sets import ImageSet, in_mode
 from residuum.data.sources import find, part_name
 from residuum.data.verification import OnBadImage
 from residuum.distributed import ALONE, announced
 from residuum.errors import DataError, UsageError
-from residuum.evaluation import metrics, neighbours
+from residuum.evaluation import metrics, multilabel, neighbours
 from residuum.evaluation.embedding import Vectors, embed_all
-from residuum.evaluation.evaluate import TOP, Predictions, score
+from residuum.evaluation.evaluate import TOP, Predictions, Scores, score
+from residuum.evaluation.multilabel import LabelPredictions, LabelScores
+from residuum.evaluation.precision_recall import HALF
 from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, was_trained_on
 from residuum.models import saved
 from residuum.models.embedding import embedder
+
+_LEAST_SHARE = 1e-12  # of votes for a class that may be there, so that its logit is finite
 
 
 class _Parts(NamedTuple):
@@ -86,12 +92,12 @@ def evaluate_knn(
     found = neighbours.nearest(asked.vectors, known.vectors, k, apart_from_itself=parts.apart)
     classes = parts.asked.classes
     shares = neighbours.votes(found, parts.known.labels[known.indices], len(classes), temperature)
-    predictions = _predictions(shares, asked.indices, parts.asked.labels[asked.indices])
+    scores, predictions = _judged(shares, asked.indices, parts.asked.labels[asked.indices], classes)
     return Evaluation(
         models=(trained.card["model"]["name"],),
         kind="one",
         what=parts.what,
-        scores=score(predictions, classes),
+        scores=scores,
         predictions=predictions,
         images=parts.asked,
         skipped=skipped,
@@ -147,11 +153,23 @@ def _checked(parts: _Parts) -> _Parts:
     return parts
 
 
-def _predictions(shares: NDArray[np.float64], indices: NDArray[np.int64], labels: NDArray[np.int64]) -> Predictions:
+def _judged(
+    shares: NDArray[np.float64], indices: NDArray[np.int64], labels: Labels, classes: tuple[str, ...]
+) -> tuple[Scores, Predictions] | tuple[LabelScores, LabelPredictions]:
+    """Returns the scores of votes; of several classes, half of the votes say that one is there."""
+    if are_several(labels):
+        exact = shares.clip(_LEAST_SHARE, 1 - _LEAST_SHARE)
+        said = multilabel.answers(indices, labels == 1, np.log(exact) - np.log1p(-exact))
+        return multilabel.score(said, classes, [HALF] * len(classes)), said
+    predictions = _predictions(shares, indices, labels)
+    return score(predictions, classes), predictions
+
+
+def _predictions(shares: NDArray[np.float64], indices: NDArray[np.int64], labels: Labels) -> Predictions:
     top = metrics.ranked(shares, TOP)
     return Predictions(
         indices=indices,
-        labels=labels,
+        labels=labels.astype(np.int64, copy=False),
         top=top,
         probs=np.take_along_axis(shares, top, axis=1),
         losses=-np.log(np.maximum(shares[np.arange(len(labels)), labels], np.finfo(np.float64).tiny)),

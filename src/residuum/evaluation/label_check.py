@@ -10,12 +10,13 @@ Shapes: N pictures, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 import torch
 
 from residuum.data.findings import Finding, of_files
+from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader
 from residuum.data.sets import ImageSet, in_mode, subset
 from residuum.errors import DataError
@@ -49,8 +50,10 @@ def neighbours_issues(
     each batch had.
 
     Raises:
-        DataError: there are fewer than two pictures that can be used, or one that cannot is not among `unusable`.
+        DataError: there are fewer than two pictures that can be used, one that cannot is not among `unusable`, or a
+            picture may have several classes.
     """
+    refuse_several(parts)
     network = embedder(trained.model)
     homes: list[tuple[ImageSet, int]] = []
     vectors: list[neighbours.Floats] = []
@@ -77,6 +80,16 @@ def neighbours_issues(
             hint="Mend the pictures first, or leave out --bundle.",
         )
     return _issues(homes, np.concatenate(vectors), k)
+
+
+def refuse_several(parts: Iterable[ImageSet]) -> None:
+    """Raises DataError where a picture may have several classes: then no label speaks against another."""
+    if any(are_several(images.labels) for images in parts):
+        raise DataError(
+            "Suspicious labels cannot be looked for where a picture may have several classes.",
+            expected="Expected one class for each picture.",
+            hint="Leave out --bundle. Wrong answers are shown in the report of a run: residuum train --data DATA",
+        )
 
 
 def _issues(homes: Sequence[tuple[ImageSet, int]], vectors: neighbours.Floats, k: int) -> list[LabelIssue]:

@@ -41,6 +41,11 @@ def log_softmax(logits: NDArray[np.floating]) -> Floats:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True)))
 
 
+def softmax(logits: NDArray[np.floating]) -> Floats:
+    """The probabilities of classes of which a picture has one, in float64; [N, K] -> [N, K]."""
+    return np.asarray(np.exp(log_softmax(logits)))
+
+
 def cross_entropy(log_probs: Floats, labels: Ints) -> Floats:
     """The loss of each picture, in nats; [N, K], [N] -> [N]."""
     return np.asarray(-log_probs[np.arange(len(labels)), labels])

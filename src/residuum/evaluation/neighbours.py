@@ -11,7 +11,7 @@ Shapes: N vectors, Q queries, D numbers each; T the nearest asked for, K classes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -134,13 +134,19 @@ def pairs(vectors: Floats, least: float, most: int, tell: Callable[[int], None] 
     return Pairs(first[order], second[order], similarities[order].clip(-1, 1), found)
 
 
-def votes(found: Neighbours, labels: Ints, num_classes: int, temperature: float = TEMPERATURE) -> NDArray[np.float64]:
+def votes(
+    found: Neighbours, labels: NDArray[np.integer[Any]], num_classes: int, temperature: float = TEMPERATURE
+) -> NDArray[np.float64]:
     """Returns each class's share of the neighbours' votes; a neighbour has exp(similarity / temperature) of them.
 
-    Shapes: `labels` [N] -> [Q, K].
+    Shapes: `labels` [N], or [N, K] of 0 and 1 where a neighbour may have several classes, -> [Q, K].
     """
     similar = found.similarities.astype(np.float64)
     weights = np.exp((similar - similar.max(axis=1, keepdims=True)) / temperature)
+    if labels.ndim == 2:
+        weights /= weights.sum(axis=1, keepdims=True)
+        each = (labels[found.rows[:, at]] * weights[:, at, None] for at in range(weights.shape[1]))  # little at a time
+        return np.asarray(sum(each, np.zeros((len(similar), num_classes))))
     shares = np.zeros((len(similar), num_classes))
     np.add.at(shares, (np.arange(len(similar))[:, None], labels[found.rows]), weights)
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))

@@ -53,8 +53,8 @@ def draw_curves(records: Sequence[Mapping[str, object]]) -> bytes:
     """Draws loss, accuracy and learning rate over the epochs.
 
     `records` are those of metrics.jsonl: of kind "epoch" (`epoch`, `step`, `loss`, `lr`, and where they were measured
-    `val_loss` and `val_top1` in percent), and of kind "step" (`step`, `lr`), which make the learning rate finer. What
-    is not finite is left out.
+    `val_loss` and `val_top1`, or `val_map`, in percent), and of kind "step" (`step`, `lr`), which make the learning
+    rate finer. What is not finite is left out.
     """
     epochs = [record for record in records if record.get("kind", "epoch") == "epoch"]
     x = _column(epochs, "epoch")
@@ -69,11 +69,13 @@ def draw_curves(records: Sequence[Mapping[str, object]]) -> bytes:
         ],
     )
     _log_if_wide(left, np.concatenate([_column(epochs, "loss"), _column(epochs, "val_loss")]))
-    accuracy = _column(epochs, "val_top1")
+    several = any("val_map" in record for record in epochs)  # a picture may have several classes
+    accuracy = _column(epochs, "val_map" if several else "val_top1")
     _lines(middle, x, [("validation", accuracy, VERMILION, "--")])
     _mark_best(middle, x, accuracy)
     _draw_rate(right, records, epochs)
-    for axes, title in ((left, "Loss"), (middle, "Accuracy, %"), (right, "Learning rate")):
+    score = "Mean average precision, %" if several else "Accuracy, %"
+    for axes, title in ((left, "Loss"), (middle, score), (right, "Learning rate")):
         axes.set_title(title, loc="left", pad=24, fontsize=11, fontweight="bold", color=INK)
         axes.set_xlabel("epoch", color=QUIET)
         axes.set_xlim(0, 1.02 * max(x, default=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -45,9 +46,13 @@ PARTS: Mapping[str, tuple[str, str]] = {
 """Part of the set -> what its pictures are called, and what their score is worth."""
 
 
+S = TypeVar("S")
+P = TypeVar("P")
+
+
 @dataclass(frozen=True)
-class ReportContent:
-    """All that a report says.
+class Content(Generic[S, P]):
+    """All that a report says, with scores and predictions of a kind.
 
     `part` names the pictures that `scores` and `predictions` are about: "test", "val" or "train". `images` counts those
     that were trained on. `records` are those of metrics.jsonl. `class_counts` is part -> class -> pictures;
@@ -60,8 +65,8 @@ class ReportContent:
 
     title: str
     part: str
-    scores: Scores
-    predictions: Predictions
+    scores: S
+    predictions: P
     model: str
     parameters: int
     images: int
@@ -85,6 +90,10 @@ class ReportContent:
     label_issues: Sequence[LabelIssue] | None = None
     label_commands: Mapping[str, str] = field(default_factory=dict)
     lr_search: bytes = b""
+
+
+ReportContent: TypeAlias = Content[Scores, Predictions]
+"""All that the report of a run says where a picture has one class."""
 
 
 def draw(content: ReportContent) -> dict[str, bytes]:
@@ -259,14 +268,16 @@ def _training_pictures(pictures: Sequence[Picture]) -> Html:
     return html.join([html.paragraph(said), html.gallery(shown)])
 
 
-def _data(content: ReportContent) -> Html:
+def _data(content: Content[Any, Any], *, summed: bool = True) -> Html:
     parts = list(content.class_counts)
     names = [score.name for score in content.scores.classes]
     rows = [[name, *(html.number(content.class_counts[part].get(name, 0)) for part in parts)] for name in names]
     total = ["all", *(html.number(sum(content.class_counts[part].values())) for part in parts)]
     titles = {part: PARTS[part][0].split()[0].capitalize() for part in parts if part in PARTS}
     table = html.table(
-        ["Class", *(titles.get(part, part) for part in parts)], [*rows, total], caption="Pictures by class and part."
+        ["Class", *(titles.get(part, part) for part in parts)],
+        [*rows, total] if summed else rows,
+        caption="Pictures by class and part.",
     )
     counts = table if len(names) <= LISTED_CLASSES else html.details(f"Pictures in each of {len(names)} classes", table)
     return html.join(
@@ -286,7 +297,7 @@ def _left_out(title: str, files: Mapping[str, str]) -> Html:
     return table if len(files) <= LISTED_CLASSES else html.details(f"{title}: {len(files):,} files", table)
 
 
-def _recipe(content: ReportContent) -> Html:
+def _recipe(content: Content[Any, Any]) -> Html:
     return html.join(
         [
             html.paragraph("The command that repeats this run:"),

@@ -3,6 +3,7 @@ classes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 
 from residuum import hardware, recipe
 from residuum.data.cache import made_of
+from residuum.data.labels import SEPARATOR, Reading
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
@@ -21,6 +23,9 @@ from residuum.data.verification import OnBadImage
 from residuum.distributed import World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation.evaluate import Batch, Predictions, Scores
+from residuum.evaluation.multilabel import LabelPredictions, LabelScores
+from residuum.evaluation.multilabel import evaluate as score_labels
+from residuum.evaluation.multilabel import rows as label_rows
 from residuum.evaluation.reliance import Reliance
 from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
@@ -45,13 +50,15 @@ class Evaluation:
     """How networks fared: `models` are their names, `kind` is what they saw of each picture, `what` the pictures in
     words, `skipped` the reason by file, `world` the processes that found it out together. `knn` is there where
     neighbours voted in place of the classifier: shares of votes are no probabilities, so that the scores' loss and
-    calibration say little. `reliance` is there for the classifier; a threshold of "unknown" is the first network's."""
+    calibration say little. `reliance` is there for a classifier that gives a picture one class; a threshold of
+    "unknown" is the first network's. Where a picture may have several classes, scores and predictions are of that
+    kind."""
 
     models: tuple[str, ...]
     kind: Kind
     what: str
-    scores: Scores
-    predictions: Predictions
+    scores: Scores | LabelScores
+    predictions: Predictions | LabelPredictions
     images: ImageSet
     skipped: dict[str, str]
     world: World
@@ -71,13 +78,15 @@ def evaluate(
     device: str = "auto",
     workers: int = 0,
     on_bad_image: OnBadImage = "error",
-) -> Scores:
+) -> Scores | LabelScores:
     """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
 
     Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
     sees of each picture: "one" (the centre), "ten" crops, or "multiscale"; `ensemble` are bundles of more networks.
-    The probabilities of all views and networks are averaged, each network's with its own temperature. Processes that
-    were started together, by torchrun or srun, share the pictures, and each returns the scores of all of them.
+    The probabilities of all views and networks are averaged, each network's with its own temperature. Of a network that
+    gives a picture several classes, they are scores of that kind, at the bundle's thresholds (the mean ones of an
+    ensemble). Processes that were started together, by torchrun or srun, share the pictures, and each returns the
+    scores of all of them.
 
     Raises:
         WeightsError: a bundle cannot be used, or has other classes than the first.
@@ -133,13 +142,21 @@ def evaluate_in_full(
         answering = [inference.answering(network.model, number_format) for network in trained]
         model, loader = _seeing(trained, answering, kind, images, batch_size, place, workers, on_bad_image, world)
         batches = watch(loader, len(images)) if world.is_main else loader
-        scores, predictions, told = evaluate_both(
-            model, batches, trained[0].classes, world=world, unknown_below=trained[0].calibration.unknown_below
-        )
+        scores, predictions, told = _judged(trained, model, batches, world)
         for found in world.gather(loader.skipped):
             skipped |= found
     models = tuple(network.card["model"]["name"] for network in trained)
     return Evaluation(models, kind, what, scores, predictions, images, skipped, world, reliance=told)
+
+
+def _judged(
+    networks: Sequence[saved.Saved], model: Tempered | Averaged, batches: Iterable[Batch], world: World
+) -> tuple[Scores, Predictions, Reliance] | tuple[LabelScores, LabelPredictions, None]:
+    """Returns how networks that answer together as `model` fare, and how far they are to be relied on."""
+    classes, below = networks[0].classes, networks[0].calibration.unknown_below
+    if networks[0].thresholds is None:
+        return evaluate_both(model, batches, classes, world=world, unknown_below=below)
+    return *score_labels(model, batches, classes, world=world, thresholds=_mean_thresholds(networks)), None
 
 
 def _seeing(
@@ -179,7 +196,8 @@ def _seeing(
     )
     how = [network.preprocessing for network in networks]
     temperatures = [network.calibration.temperature for network in networks]
-    return Averaged(list(zip(answering, how, strict=True)), kind, temperatures), loader
+    several = networks[0].thresholds is not None
+    return Averaged(list(zip(answering, how, strict=True)), kind, temperatures, several=several), loader
 
 
 def refuse_unknown(kind: str, batch_size: int, on_bad_image: str) -> None:
@@ -209,6 +227,13 @@ def _refuse_unlike(networks: Mapping[str, saved.Saved]) -> None:
                 expected="Expected the same classes in the same order: probabilities are averaged place by place.",
                 hint="Leave that bundle out, or train it on the same class folders.",
             )
+        if (other.thresholds is None) != (one.thresholds is None):
+            one_class, several = (name, first) if other.thresholds is None else (first, name)
+            raise WeightsError(
+                f"The network in {one_class} gives a picture one class, that in {several} any number of them.",
+                expected="Expected the same: their probabilities mean different things.",
+                hint="Leave that bundle out.",
+            )
         if other.preprocessing.mode != one.preprocessing.mode:
             raise WeightsError(
                 f"The network in {name} takes pictures of mode {other.preprocessing.mode}, that in {first} of mode "
@@ -233,7 +258,8 @@ def pictures_of(
     trained = owners[0] if owners else networks[0]
     own = source_of(trained)
     if data is not None and not owners:
-        images = open_single(data, split, trained.classes, mode=trained.preprocessing.mode)
+        reading, mode = _reading(trained), trained.preprocessing.mode
+        images = open_single(data, split, trained.classes, mode=mode, labels=reading)
         return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
         raise WeightsError(
@@ -276,6 +302,20 @@ def pictures_of(
     return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
 
 
+def _reading(network: saved.Saved) -> Reading:
+    """Returns how a table's labels are read for a network: as it answers, and | in a name of its classes is a
+    letter."""
+    if network.thresholds is not None:
+        return "several"
+    return "one" if any(SEPARATOR in name for name in network.classes) else "auto"
+
+
+def _mean_thresholds(networks: Sequence[saved.Saved]) -> list[float]:
+    """Returns the mean threshold of each class, over networks that have some."""
+    by_class = zip(*(network.thresholds or () for network in networks), strict=True)
+    return [math.fsum(each) / len(each) for each in by_class]
+
+
 def source_of(network: saved.Saved) -> str:
     """Returns what the network was trained on, as its recipe named it, or an empty string."""
     source: Any = network.card.get("data", {}).get("source", "")
@@ -310,3 +350,11 @@ def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -
             predictions.indices, predictions.labels, best, predictions.probs[:, 0], strict=True
         )
     ]
+
+
+def rows_of(done: Evaluation) -> list[dict[str, object]]:
+    """Returns one row a picture of an evaluation, as `rows` does; of several classes they have | between them."""
+    if isinstance(done.scores, LabelScores) and isinstance(done.predictions, LabelPredictions):
+        return label_rows(done.predictions, done.images, done.scores)
+    assert isinstance(done.predictions, Predictions)
+    return rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes))

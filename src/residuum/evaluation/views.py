@@ -25,9 +25,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from residuum import imaging
-from residuum.data.loading import default_workers
+from residuum.data.loading import default_workers, targets_of
 from residuum.data.sets import ImageSet
 from residuum.data.transforms import Normalise
 from residuum.data.verification import OnBadImage, take_note
@@ -87,19 +88,26 @@ class ViewBatch(NamedTuple):
 class Averaged(nn.Module):
     """Networks, each with its own preprocessing, as one network of `Views`.
 
-    Its answer is the logarithm of the mean probability over networks and views, or where there is one view and one
-    network, its logits: Views -> float64 [N, K] in the processor's memory. The logits of each network are divided by
-    its temperature (1 where none are given) before they become probabilities.
+    Its answer is the logarithm of the mean probability over networks and views; where a picture may have `several`
+    classes, the logit of each one's mean probability; or where there is one view and one network, its logits: Views ->
+    float64 [N, K] in the processor's memory. The logits of each network are divided by its temperature (1 where none
+    are given) before they become probabilities.
     """
 
     def __init__(
-        self, networks: Sequence[tuple[nn.Module, Preprocessing]], kind: Kind, temperatures: Sequence[float] = ()
+        self,
+        networks: Sequence[tuple[nn.Module, Preprocessing]],
+        kind: Kind,
+        temperatures: Sequence[float] = (),
+        *,
+        several: bool = False,
     ) -> None:
         super().__init__()
         self.networks = nn.ModuleList(network for network, _ in networks)
         self.preprocessings = [preprocessing for _, preprocessing in networks]
         self.temperatures = tuple(temperatures) or (1.0,) * len(networks)
         self.mirrors = (False,) if kind == "one" else (False, True)
+        self.several = several
 
     def forward(self, views: Views) -> Tensor:
         return self.both(views)[0]
@@ -113,9 +121,10 @@ class Averaged(nn.Module):
             )
             for mirrored in self.mirrors
         ]
-        tempered = _mean([logits / temperature for logits, temperature in found])
+        mean = _mean_of_each if self.several else _mean
+        tempered = mean([logits / temperature for logits, temperature in found])
         alike = all(temperature == 1 for temperature in self.temperatures)
-        return (tempered,) if alike else (tempered, _mean([logits for logits, _ in found]))
+        return (tempered,) if alike else (tempered, mean([logits for logits, _ in found]))
 
 
 def _mean(answers: Sequence[Tensor]) -> Tensor:
@@ -125,6 +134,16 @@ def _mean(answers: Sequence[Tensor]) -> Tensor:
         return logits[:, 0]
     # In logarithms and float64, so that a class that no view believes in keeps a finite loss.
     return logits.log_softmax(dim=2).logsumexp(dim=1) - math.log(logits.shape[1])
+
+
+def _mean_of_each(answers: Sequence[Tensor]) -> Tensor:
+    """Returns the logit of each class's mean probability, or what there is one of as it is; float64 [N, V, K] -> [N,
+    K]."""
+    logits = torch.cat(list(answers), dim=1)
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    # The yes and the no of each class, in logarithms and float64; the number of views cancels out.
+    return functional.logsigmoid(logits).logsumexp(dim=1) - functional.logsigmoid(-logits).logsumexp(dim=1)
 
 
 def _answers(network: nn.Module, views: Views, parts: Sequence[Part], mirrored: bool) -> Tensor:
@@ -239,7 +258,7 @@ class ViewLoader:
             preprocessing: self._parts([views[at] for views in good], preprocessing)
             for at, preprocessing in enumerate(self._preprocessings)
         }
-        labels = torch.from_numpy(self._images.labels[indices]).to(self._device, non_blocking=True)
+        labels = targets_of(self._images.labels, indices, self._device)
         yield ViewBatch(Views(len(good), _VIEWS[self._kind], parts), labels, indices, number)
 
     def _parts(self, found: Sequence[Sequence[Pixels]], preprocessing: Preprocessing) -> list[Part]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from residuum import __version__, hardware
+from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader
 from residuum.data.randomness import permutation
 from residuum.data.sets import ImageSet, in_mode, subset
@@ -107,6 +108,7 @@ class Bench:
             return train_net(wanted, folder, loaders, pictures, self._device_name, self._listener)
 
         if not (folder / "net.json").is_file():
+            self._opened(wanted.data)  # refuses what cannot be used
             self.note(f"{self._experiment}: training {label}, seed {seed}")
         row = trained()
         self.once("net", lambda: row, net=label, seed=seed)
@@ -177,6 +179,8 @@ class Bench:
     def _bundled(self, label: str, seed: int) -> Net:
         self._used.add(label)
         found = saved.load(self._bundles[label], self.device)
+        if found.thresholds is not None:
+            raise _of_one_class(f"The network in {self._bundles[label]} gives")
         if found.classes != self.classes():
             raise DataError(
                 f"The bundle {self._bundles[label]} tells other classes apart than {self.data}: "
@@ -204,7 +208,10 @@ class Bench:
     def _opened(self, data: Data) -> Parts:
         key = f"{data.source} {data.val_fraction} {data.test_fraction} {data.split_seed}"
         if key not in self._parts:
-            self._parts[key] = open_parts(data)
+            parts = open_parts(data)
+            if are_several(parts.train.labels):
+                raise _of_one_class(f"{data.source} gives")
+            self._parts[key] = parts
         return self._parts[key]
 
     def _add(self, row: Row) -> None:
@@ -242,6 +249,14 @@ class Bench:
         same = {key: value for key, value in now.items() if key != "date"}
         known = any(row["kind"] == "start" and same.items() <= row.items() for row in self._rows)
         return None if known else now
+
+
+def _of_one_class(what: str) -> DataError:
+    return DataError(
+        f"{what} a picture any number of classes.",
+        expected="Expected one class for each picture, as in the paper.",
+        hint="Leave out --data for the experiment's own pictures.",
+    )
 
 
 def _with(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,12 @@ class Saved:
     preprocessing: Preprocessing
     card: Mapping[str, Any]
     calibration: Calibration = field(default_factory=Calibration)
+
+    @property
+    def thresholds(self) -> tuple[float, ...] | None:
+        """The probability from which on a picture has each class, in their order; None where it has one of them."""
+        found: Sequence[float] | None = self.card.get("thresholds")
+        return None if found is None else tuple(float(threshold) for threshold in found)
 
 
 def arrays(tensors: Mapping[str, Tensor]) -> dict[str, NDArray[Any]]:
@@ -59,6 +65,7 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
             expected="Expected as many of one as of the other.",
             hint="Train it anew, or use the version of residuum that wrote it.",
         )
+    _refuse_other_thresholds(folder, card)
     return Saved(
         model=model.to(device or torch.device("cpu")).to(memory_format=torch.channels_last).eval(),
         classes=tuple(card["classes"]),
@@ -66,3 +73,24 @@ def load(folder: Path, device: torch.device | None = None) -> Saved:
         card=card,
         calibration=of_card(card, folder),
     )
+
+
+def _refuse_other_thresholds(folder: Path, card: Mapping[str, Any]) -> None:
+    """Raises WeightsError where there are thresholds, and not a probability for each class."""
+    found = card.get("thresholds")
+    if found is None:
+        return
+    usable = isinstance(found, list) and len(found) == len(card["classes"])
+    if not usable or not all(type(value) in (int, float) and 0 <= value <= 1 for value in found):
+        raise WeightsError(
+            f"The bundle {folder} has thresholds that are not one probability for each of its classes.",
+            expected=f"Expected {len(card['classes'])} numbers from 0 to 1 under 'thresholds' in model.json.",
+            hint="Train it anew, or use the version of residuum that wrote it.",
+        )
+    own = of_card(card, folder)
+    if own.temperature != 1 or own.unknown_below is not None:
+        raise WeightsError(
+            f"The bundle {folder} has both 'thresholds' and a temperature, or a probability of 'unknown'.",
+            expected="Expected one or the other: a temperature is for networks that give a picture one class.",
+            hint="Train it anew, or use the version of residuum that wrote it.",
+        )

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
 from residuum.data.balance import class_weights
+from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader, TrainLoader
 from residuum.data.mixing import mixing_of
 from residuum.data.sets import ImageSet, sampled, subset
@@ -24,7 +25,7 @@ from residuum.errors import RecipeError
 from residuum.models import create_model, fused, pretrained
 from residuum.models.layers import Network
 from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD
-from residuum.training import averaging, losses, memory, optim, resolution, schedule, transfer
+from residuum.training import averaging, losses, memory, multilabel, optim, resolution, schedule, transfer
 from residuum.training.guard import Norms
 from residuum.training.records import Listener, Records
 from residuum.training.run import Run
@@ -66,7 +67,7 @@ def build(
         train_loader=_train_loader(parts, wanted, preprocessing, device, world),
         val_loader=eval_loader(parts.val, wanted, preprocessing, device, parts.total, world) if parts.val else None,
         schedule=schedule.build(wanted.schedule, wanted.optim.lr, wanted.epochs),
-        criterion=losses.build(wanted.loss, wanted.label_smoothing, _class_weights(parts, wanted, device)),
+        criterion=_criterion(parts, wanted, device),
         resize=resolution.build(wanted.augment, wanted.data.img_size),
         mix=mixing_of(wanted.augment, len(parts.train.classes), wanted.seed),
         records=Records(folder, listener, writes=world.is_main),
@@ -76,6 +77,7 @@ def build(
         thawing=transfer.Thawing(model, wanted.transfer),
         stop=stop or Stop(),
         world=world,
+        **multilabel.judging(parts),
         skipped=skipped,
         parts_of_a_batch=max(1, wanted.accumulate),
         licence=start.licence if start else pretrained.UNSPECIFIED,
@@ -85,7 +87,7 @@ def build(
         optimizer=optim.build(wanted.optim, model, wanted.transfer),
         scaler=torch.amp.GradScaler(device.type, enabled=precision == "fp16"),
     )
-    _say(run, origin, run.thawing.in_words())
+    _say(run, origin, run.thawing.in_words(), multilabel.in_words(wanted, parts))
     if wanted.accumulate == 0:
         memory.fit_batch(run)
     return run
@@ -98,7 +100,7 @@ def _found(
     with world.one_after_the_other():
         start = pretrained.find(wanted.model.weights if fresh else None, wanted.model.name, wanted.model.options())
         parts = open_parts(wanted.data)
-    return start, *_as_the_weights_take_them(parts, wanted, start)
+    return start, *_as_the_weights_take_them(parts, multilabel.resolved(wanted, parts), start)
 
 
 def _say(run: Run, *words: str) -> None:
@@ -149,6 +151,12 @@ def _as_the_weights_take_them(
     if wanted.data.normalise == "imagenet" and (seen.mean, seen.std) == (IMAGENET_MEAN, IMAGENET_STD):
         return parts, wanted
     return parts, replace(wanted, data=replace(wanted.data, mean=seen.mean, std=seen.std))
+
+
+def _criterion(parts: Parts, wanted: recipe.Recipe, device: torch.device) -> losses.Criterion:
+    if are_several(parts.train.labels):
+        return multilabel.criterion(wanted, parts, device)
+    return losses.build(wanted.loss, wanted.label_smoothing, _class_weights(parts, wanted, device))
 
 
 def _class_weights(parts: Parts, wanted: recipe.Recipe, device: torch.device) -> Tensor | None:

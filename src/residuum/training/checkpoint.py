@@ -37,6 +37,7 @@ def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
         "epoch": run.epoch,
         "step": run.step,
         "recipe": _json(recipe.to_dict(run.recipe)),
+        **({} if run.thresholds is None else {"thresholds": list(run.thresholds)}),
         "data": {
             key: run.parts.record[key] for key in ("source", "kind", "names", "made_of") if key in run.parts.record
         },

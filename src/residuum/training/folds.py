@@ -7,18 +7,19 @@ import json
 import math
 import shlex
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from residuum import recipe
+from residuum.data.labels import SEPARATOR, in_words
 from residuum.distributed import announced
 from residuum.errors import Stopped, UsageError
 from residuum.evaluation.label_issues import LabelIssue
 from residuum.recipe import Recipe
 from residuum.training.folds_report import REPORT, write_folds_report
 from residuum.training.records import Listener
-from residuum.training.run import Run
+from residuum.training.run import LabelResult, Result, Run
 from residuum.training.start import write_json
 from residuum.training.train import new_folder, train
 
@@ -28,30 +29,41 @@ COLUMNS = ("fold", "file", "label", "predicted", "prob", "label_prob", "correct"
 
 @dataclass(frozen=True)
 class Folds:
-    """The finished runs of all folds, in `folder`, and the labels that they doubt, the surest first. Scores are in
-    percent."""
+    """The finished runs of all folds, in `folder`, and the labels that they doubt, the surest first: None where a
+    picture may have several classes, for then they are not looked for. Scores are in percent."""
 
     folder: Path
     runs: tuple[Run, ...]
-    label_issues: tuple[LabelIssue, ...] = ()
+    label_issues: tuple[LabelIssue, ...] | None = None
+
+    @property
+    def score(self) -> str:
+        """What the score of a fold is called: "top1", or "map" where a picture may have several classes."""
+        return "map" if any(isinstance(run.result, LabelResult) for run in self.runs) else "top1"
+
+    @property
+    def scores(self) -> list[float]:
+        """The validation score of each fold."""
+        return [run.result.scores.monitored for run in self.runs if run.result]
 
     @property
     def top1(self) -> list[float]:
         """The validation accuracy of each fold."""
-        return [run.result.scores.top1 for run in self.runs if run.result]
+        return [run.result.scores.top1 for run in self.runs if isinstance(run.result, Result)]
 
     def as_dict(self) -> dict[str, object]:
         """The summary in JSON's types: mean, standard deviation over the folds, and each."""
         images = [run.result.scores.images for run in self.runs if run.result]
-        right = [int(run.result.predictions.correct.sum()) for run in self.runs if run.result]
+        right = [int(run.result.predictions.correct.sum()) for run in self.runs if isinstance(run.result, Result)]
+        pooled = {"top1_pooled": 100 * sum(right) / sum(images)} if right else {}  # there is no pooled ranking
         return {
             "folds": len(self.runs),
             "images": sum(images),
-            "top1_mean": statistics.fmean(self.top1),
-            "top1_std": statistics.stdev(self.top1),
-            "top1_pooled": 100 * sum(right) / sum(images),
-            "top1": self.top1,
-            "label_issues": [issue.as_dict() for issue in self.label_issues],
+            f"{self.score}_mean": statistics.fmean(self.scores),
+            f"{self.score}_std": statistics.stdev(self.scores),
+            **pooled,
+            self.score: self.scores,
+            "label_issues": None if self.label_issues is None else [issue.as_dict() for issue in self.label_issues],
             "report": str(self.folder / REPORT),
             "runs": [str(run.folder) for run in self.runs],
         }
@@ -117,7 +129,8 @@ def cross_validate(
         runs.append(run)
     done = Folds(folder, tuple(runs))
     _write_predictions(done)
-    done = replace(done, label_issues=tuple(write_folds_report(folder, runs)))
+    issues = write_folds_report(folder, runs)
+    done = replace(done, label_issues=None if issues is None else tuple(issues))
     write_json(folder / SUMMARY, done.as_dict())
     return done
 
@@ -132,12 +145,18 @@ def _refuse_to_guess(folder: Path) -> None:
 
 
 def _write_predictions(done: Folds) -> None:
-    """Writes out_of_fold.csv: `prob` is of the class that was predicted, `label_prob` of the one on the label."""
+    """Writes out_of_fold.csv: `prob` is of the class that was predicted, `label_prob` of the one on the label.
+
+    Where a picture may have several classes, they and their probabilities have | between them.
+    """
     path = done.folder / PREDICTIONS
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for number, run in enumerate(done.runs, start=1):
+            if isinstance(run.result, LabelResult):
+                writer.writerows((number, *row) for row in _rows_of_labels(run.result))
+                continue
             assert run.result is not None
             found = run.result.predictions
             for row in range(len(found)):
@@ -153,3 +172,18 @@ def _write_predictions(done: Folds) -> None:
                         label == guess,
                     )
                 )
+
+
+def _rows_of_labels(result: LabelResult) -> Iterator[tuple[object, ...]]:
+    """Yields the cells of a row after the first, where a picture may have several classes."""
+    found, classes = result.predictions, result.images.classes
+    probs, said = found.probs, found.chosen(result.scores.thresholds)
+    for row, index in enumerate(found.indices.tolist()):
+        yield (
+            result.images.name(index),
+            in_words(found.labels[row], classes),
+            in_words(said[row], classes),
+            SEPARATOR.join(f"{prob:.6f}" for prob in probs[row, said[row]]),
+            SEPARATOR.join(f"{prob:.6f}" for prob in probs[row, found.labels[row]]),
+            bool((said[row] == found.labels[row]).all()),
+        )

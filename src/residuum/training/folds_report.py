@@ -17,14 +17,21 @@ from residuum.evaluation.plots import draw_confusion
 from residuum.evaluation.report import duration
 from residuum.evaluation.report_sections import class_table, confusions, suspicious_labels
 from residuum.html import Html, Section
-from residuum.training.run import Result, Run
+from residuum.training.run import LabelResult, Result, Run
 
 REPORT = "report.html"
 
 
-def write_folds_report(folder: Path, runs: Sequence[Run]) -> list[LabelIssue]:
-    """Writes both into `folder`; returns the suspicious labels among the pictures of all folds, the surest first."""
-    results = [run.result for run in runs if run.result is not None]
+def write_folds_report(folder: Path, runs: Sequence[Run]) -> list[LabelIssue] | None:
+    """Writes both into `folder`; returns the suspicious labels among the pictures of all folds, the surest first.
+
+    Where a picture may have several classes, labels are not judged: there is no table of them, and None.
+    """
+    several = [run.result for run in runs if isinstance(run.result, LabelResult)]
+    if several:
+        html.write(folder / REPORT, compose_of_labels(runs, several))
+        return None
+    results = [run.result for run in runs if isinstance(run.result, Result)]
     classes = runs[0].classes
     issues = label_issues(((result.predictions, result.images) for result in results), classes)
     write_csv(folder / SUSPICIOUS, issues)
@@ -46,6 +53,37 @@ def compose(runs: Sequence[Run], results: Sequence[Result], issues: Sequence[Lab
         top=_tiles(runs, results, scores, issues),
         foot="Written by residuum. This file needs no network and no other file.",
     )
+
+
+def compose_of_labels(runs: Sequence[Run], results: Sequence[LabelResult]) -> str:
+    """Returns the report as a document, where a picture may have several classes.
+
+    What the folds said is not put together: each network ranks pictures on a scale of its own, and has its own
+    thresholds.
+    """
+    first, each = runs[0].recipe, [result.scores.map for result in results]
+    judged = sum(result.scores.images for result in results)
+    spread = f"± {statistics.stdev(each):.2f} over {len(each)} folds: {', '.join(f'{score:.1f}' for score in each)}"
+    tiles = [
+        ("Mean average precision, mean of the folds", f"{statistics.fmean(each):.2f} %", spread),
+        ("Pictures judged", f"{judged:,}", f"of {len(runs[0].classes):,} classes"),
+        ("Training time", duration(sum(run.seconds for run in runs)), "of all folds"),
+    ]
+    return html.page(
+        f"{len(runs)} folds: {first.model.name} on {Path(first.data.source).name}",
+        [Section("Fold by fold", _folds(runs, results)), _next(runs, "Train on all pictures")],
+        lead=(
+            f"{len(runs)} networks learnt to say which of {len(runs[0].classes):,} classes a picture has, each from "
+            "all pictures but one part of them; every picture was then judged by the one that was not trained on it."
+        ),
+        top=html.tiles(tiles),
+        foot="Written by residuum. This file needs no network and no other file.",
+    )
+
+
+def _next(runs: Sequence[Run], what: str) -> Section:
+    source = shlex.quote(runs[0].recipe.data.source)
+    return Section("What next", html.join([html.element("h3", what), html.code(f"residuum train --data {source}")]))
 
 
 def _pooled(parts: Sequence[Predictions]) -> Predictions:
@@ -85,18 +123,16 @@ def _sections(
         f"{scores.top1:.1f} % are recognised"
     )
     yield Section("Suspicious labels", suspicious_labels(issues, judged))
-    source = shlex.quote(runs[0].recipe.data.source)
-    what = html.element("h3", "Correct the labels that are wrong, then train on all pictures")
-    yield Section("What next", html.join([what, html.code(f"residuum train --data {source}")]))
+    yield _next(runs, "Correct the labels that are wrong, then train on all pictures")
 
 
-def _folds(runs: Sequence[Run], results: Sequence[Result]) -> Html:
+def _folds(runs: Sequence[Run], results: Sequence[Result | LabelResult]) -> Html:
     rows = [
         [
             number,
             html.number(len(run.parts.train)),
             html.number(result.scores.images),
-            html.bar(result.scores.top1),
+            html.bar(result.scores.monitored),
             run.best_epoch,
             f"{run.folder.name}/report.html",
         ]
@@ -106,5 +142,6 @@ def _folds(runs: Sequence[Run], results: Sequence[Result]) -> Html:
         "Each on pictures that it was not trained on. These also chose the epoch that was kept: expect a little less "
         "on new pictures."
     )
-    head = ["Fold", "Trained on", "Judged", "Accuracy, %", "Epoch kept", "Its report"]
+    score = "Mean average precision, %" if isinstance(results[0], LabelResult) else "Accuracy, %"
+    head = ["Fold", "Trained on", "Judged", score, "Epoch kept", "Its report"]
     return html.table(head, rows, caption=said)

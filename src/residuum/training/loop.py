@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from residuum.data.loading import Batch
-from residuum.evaluation.evaluate import evaluate
 from residuum.training import captured, optim
 from residuum.training.run import Run
 
@@ -31,7 +30,7 @@ def fit(run: Run) -> None:
             run.world.same(run.averaged.model.state_dict().values())
             batches = run.until_stopped(run.val_loader)
             model = run.scored_part(run.averaged.model)  # all of it, by default
-            scores, _ = evaluate(model, batches, run.classes, run.eval_autocast, run.world)
+            scores, _ = run.judge(model, batches, run.classes, run.eval_autocast, run.world)
             run.scored(scores)
         run.epoch_done()
 
@@ -82,7 +81,7 @@ def train_step(run: Run, batch: Batch, counts: Sequence[int]) -> tuple[float, fl
 
 def _accumulate_gradient(run: Run, images: Tensor, labels: Tensor, counts: Sequence[int]) -> float:
     """Leaves the gradient of the mean loss over the pictures of all processes, of which `images` [N, C, H, W] and
-    `labels` [N] are this one's; returns their part of that loss.
+    `labels` ([N], or [N, K] of several classes) are this one's; returns their part of that loss.
     """
     run.seed_step()
     images = run.resize(images, run.step / run.total_steps)  # smaller pictures at first; by default, its input

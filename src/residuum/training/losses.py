@@ -1,4 +1,5 @@
-"""What training minimises: cross-entropy over the classes, or every class as a yes-or-no question.
+"""What training minimises: cross-entropy over the classes, or every class as a yes-or-no question; and where a picture
+may have several classes, the latter.
 
 Shapes: N pictures, K classes.
 """
@@ -16,7 +17,7 @@ Criterion = Callable[[Tensor, Tensor], Tensor]
 
 
 def build(
-    loss: Literal["cross_entropy", "bce"], label_smoothing: float, class_weights: Tensor | None = None
+    loss: Literal["auto", "cross_entropy", "bce"], label_smoothing: float, class_weights: Tensor | None = None
 ) -> Criterion:
     """Returns the loss of logits [N, K] for labels [N] or soft targets [N, K]: a mean over the N pictures.
 
@@ -41,5 +42,19 @@ def build(
         counts = class_weights[targets] if targets.dtype == torch.int64 else targets @ class_weights
         return (each_picture(logits, targets, "none") * counts).mean()
 
-    each_picture = cross_entropy if loss == "cross_entropy" else bce
+    each_picture = bce if loss == "bce" else cross_entropy
     return each_picture if class_weights is None else weighted
+
+
+def of_labels(label_smoothing: float, yes_weights: Tensor | None = None) -> Criterion:
+    """Returns the loss of logits [N, K] for targets [N, K] in 0..1, any number of them 1: the binary cross-entropy, a
+    mean over N and K. With `yes_weights` [K] the part that a class's yes has in it counts so much.
+
+    Source: targets are smoothed towards one half, as in Keras (`BinaryCrossentropy`): a question has two answers.
+    """
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        targets = targets * (1 - label_smoothing) + label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits, targets, pos_weight=yes_weights)
+
+    return loss

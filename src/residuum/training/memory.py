@@ -97,4 +97,6 @@ def _loss(run: Run, images: int) -> Tensor:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
     with run.autocast():
         logits = run.model(inputs)
-    return run.criterion(logits.float(), torch.zeros(images, dtype=torch.int64, device=run.device))
+    labels = run.parts.train.labels[:1]  # one class each, or a number for every class
+    shape, kind = (images, *labels.shape[1:]), torch.int64 if labels.ndim == 1 else torch.float32
+    return run.criterion(logits.float(), torch.zeros(shape, dtype=kind, device=run.device))

@@ -19,6 +19,8 @@ COLUMNS = (
     "kind", "epoch", "step", "loss", "lr", "grad_norm", "images_per_s", "seconds",
     "val_loss", "val_top1", "val_top5", "val_ece", "text",
 )  # fmt: skip
+LABEL_COLUMNS = ("val_map", "val_macro_f1", "val_micro_f1", "val_subset_accuracy")
+"""What metrics.csv has besides, of pictures that may have several classes."""
 
 
 class Records:
@@ -77,7 +79,9 @@ class Records:
     def write_csv(self) -> None:
         """Writes all records as metrics.csv."""
         with (self.folder / "metrics.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [name for name in COLUMNS if name != "text"], extrasaction="ignore")
+            columns = [name for name in COLUMNS if name != "text"]
+            columns += [name for name in LABEL_COLUMNS if any(name in record for record in self.history)]
+            writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(self.history)
 

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,8 @@ from residuum.data.sets import ImageSet
 from residuum.data.sources import Parts
 from residuum.distributed import ALONE, World
 from residuum.errors import DivergedError, ResourceError
-from residuum.evaluation.evaluate import Predictions, Scores
+from residuum.evaluation.evaluate import Predictions, Scores, evaluate
+from residuum.evaluation.multilabel import LabelPredictions, LabelScores
 from residuum.evaluation.reliance import Reliance
 from residuum.models.layers import Network
 from residuum.training import averaging, checkpoint, resolution, schedule, transfer
@@ -46,6 +47,23 @@ class Result:
     predictions: Predictions
     images: ImageSet
     reliance: Reliance
+
+
+@dataclass(frozen=True)
+class LabelResult:
+    """As `Result`, of pictures that may have several classes, at the thresholds that the bundle carries."""
+
+    part: str
+    scores: LabelScores
+    predictions: LabelPredictions
+    images: ImageSet
+
+
+Judge = Callable[
+    [nn.Module, Iterator[Batch], Sequence[str], hardware.Autocast, World],
+    tuple[Scores, Predictions] | tuple[LabelScores, LabelPredictions],
+]
+"""What scores a network on validation pictures: `evaluate.evaluate`, or `multilabel.evaluate`."""
 
 
 def _all_of_it(model: nn.Module) -> nn.Module:
@@ -78,6 +96,7 @@ class Run:
     stop: Stop
     world: World = ALONE
     scored_part: Callable[[nn.Module], nn.Module] = _all_of_it
+    judge: Judge = evaluate
 
     model: Network = field(kw_only=True)
     norms: Norms = field(kw_only=True)
@@ -98,8 +117,9 @@ class Run:
     val_errors: list[float] = field(default_factory=list)
     best: tuple[float, float] = (-math.inf, -math.inf)
     best_epoch: int = 0
-    scores: Scores | None = None
-    result: Result | None = None
+    scores: Scores | LabelScores | None = None
+    thresholds: tuple[float, ...] | None = None
+    result: Result | LabelResult | None = None
     sample: Path | None = None
 
     _since: float = field(default_factory=time.perf_counter)
@@ -264,10 +284,12 @@ class Run:
             checkpoint.save(self, scores, best=best)
         self._saved_step, self._saved_at = self.step, time.monotonic()
 
-    def scored(self, scores: Scores) -> None:
-        """Takes in the validation scores of the epoch that ends here."""
+    def scored(self, scores: Scores | LabelScores) -> None:
+        """Takes in the validation scores of the epoch that ends here, and the thresholds that they come with."""
         self.scores = scores
-        self.val_errors.append(100 - scores.top1)
+        self.val_errors.append(100 - scores.monitored)
+        if isinstance(scores, LabelScores):
+            self.thresholds = scores.thresholds
 
     def epoch_done(self) -> None:
         """Ends the epoch: writes its record and its checkpoints."""
@@ -288,7 +310,7 @@ class Run:
         if scores:
             record |= {f"val_{key}": value for key, value in scores.summary().items() if key != "images"}
         self.epoch_loss, self.epoch_steps = 0.0, 0
-        reached = (scores.top1, -scores.loss) if scores else (-math.inf, -math.inf)
+        reached = (scores.monitored, -scores.loss) if scores else (-math.inf, -math.inf)
         better = reached > self.best or (self.val_loader is None and self.epoch == self.recipe.epochs)
         if better:
             self.best, self.best_epoch = reached, self.epoch
@@ -322,6 +344,7 @@ class Run:
             "average_updates": getattr(self.averaged, "updates", 0),
             "scaler": self.scaler.state_dict(),
             "skipped": self.skipped | self.train_loader.skipped,
+            **({} if self.thresholds is None else {"thresholds": list(self.thresholds)}),
         }
 
     def restore_numbers(self, numbers: dict[str, Any]) -> None:
@@ -345,4 +368,7 @@ class Run:
         if numbers["scaler"] and self.scaler.is_enabled():  # it has none where another precision was used before
             self.scaler.load_state_dict(numbers["scaler"])
         self.skipped |= numbers["skipped"]
+        thresholds = numbers.get("thresholds", ())  # of pictures that may have several classes
+        if self.thresholds is not None and len(thresholds) == len(self.classes):
+            self.thresholds = tuple(thresholds)
         self._saved_step = self.step

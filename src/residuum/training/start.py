@@ -25,6 +25,7 @@ from residuum.training.stop import Stop
 FIXED = (
     "model.",
     "data.source",
+    "data.labels",
     "data.mode",
     "data.val_fraction",
     "data.test_fraction",

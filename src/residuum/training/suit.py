@@ -9,8 +9,7 @@ import math
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
-import numpy as np
-
+from residuum.data.labels import counts
 from residuum.data.sets import ImageSet, StreamedSet, opened, sampled
 from residuum.data.sources import find
 from residuum.download import is_offline
@@ -50,15 +49,15 @@ def look_at(recipe: Recipe) -> Look:
     Raises:
         DataError: the set cannot be used.
     """
-    parts = find(recipe.data.source).parts
+    parts = find(recipe.data.source, recipe.data.labels).parts
     train = parts.get("train")
     if train is None or not len(train):
         return Look(0, {}, recipe.data.img_size, False, False)  # to be refused, in full, where the set is opened
-    counts = np.bincount(train.labels, minlength=len(train.classes))
+    having = counts(train.labels, len(train.classes))
     own_val = len(parts.get("val", ())) > 0
     return Look(
         images=len(train) if own_val else math.ceil(len(train) * (1 - recipe.data.val_fraction)),
-        counts=dict(zip(train.classes, counts.tolist(), strict=True)),
+        counts=dict(zip(train.classes, having.tolist(), strict=True)),
         side_px=_side_px(train) or recipe.data.img_size,
         own_val=own_val,
         streamed=isinstance(train, StreamedSet),

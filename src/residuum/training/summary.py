@@ -12,19 +12,22 @@ import torch
 from torch import Tensor
 
 from residuum import hardware, imaging, recipe
+from residuum.data.labels import in_words
+from residuum.data.sets import ImageSet
 from residuum.evaluation.explain import explain
 from residuum.evaluation.label_issues import SUSPICIOUS, LabelIssue, label_issues, write_csv
+from residuum.evaluation.multilabel_report import write_label_report
 from residuum.evaluation.pictures import Mistake, Picture, as_pixels
-from residuum.evaluation.report import ReportContent, write_report
+from residuum.evaluation.report import Content, write_report
 from residuum.models.layers import Network
 from residuum.training.data_check import check_of, warnings_of
-from residuum.training.run import Result, Run
+from residuum.training.run import LabelResult, Result, Run
 
 PICTURES, MISTAKES = 32, 12
 """How many training pictures, and how many mistakes, the report shows."""
 
 
-def write_summary(run: Run, result: Result, model: Network) -> None:
+def write_summary(run: Run, result: Result | LabelResult, model: Network) -> None:
     """Writes plots/ and report.html; `model` is the network that `result` is about."""
     record = run.parts.record
     checked, unread = check_of(run)
@@ -35,12 +38,12 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
         write_csv(run.folder / SUSPICIOUS, issues)
     search = run.folder / "plots" / "lr_search.png"
     bundle = shlex.quote(str(run.folder / "best"))
-    content = ReportContent(
+    content: Content[Any, Any] = Content(
         title=f"{run.recipe.model.name} on {Path(run.recipe.data.source).name}",
         part=result.part,
         scores=result.scores,
         predictions=result.predictions,
-        reliance=result.reliance,
+        reliance=result.reliance if isinstance(result, Result) else None,
         model=run.recipe.model.name,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         images=len(run.parts.train),
@@ -58,7 +61,7 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
             "Check the pictures": f"residuum check {shlex.quote(run.recipe.data.source)}",
         },
         training_pictures=_as_the_network_sees_them(run),
-        mistakes=worst_mistakes(run, result, model),
+        mistakes=_shown(run, result, model),
         warnings=[*as_list(record.get("warnings")), *warnings],
         skipped=run.skipped,
         ignored=_ignored(record),
@@ -68,12 +71,16 @@ def write_summary(run: Run, result: Result, model: Network) -> None:
         label_commands={} if run.recipe.data.folds else _label_commands(run),
         lr_search=search.read_bytes() if search.is_file() else b"",
     )
-    write_report(run.folder / "report.html", content, plots=run.folder / "plots")
+    write = write_report if isinstance(result, Result) else write_label_report
+    write(run.folder / "report.html", content, plots=run.folder / "plots")
 
 
-def issues_of_result(result: Result, classes: Sequence[str]) -> list[LabelIssue] | None:
-    """Returns the suspicious labels among the pictures that a run was scored on, None where it was trained on these."""
-    return None if result.part == "train" else label_issues([(result.predictions, result.images)], classes)
+def issues_of_result(result: Result | LabelResult, classes: Sequence[str]) -> list[LabelIssue] | None:
+    """Returns the suspicious labels among the pictures that a run was scored on, None where it was trained on these, or
+    where a picture may have several classes."""
+    if isinstance(result, LabelResult) or result.part == "train":
+        return None
+    return label_issues([(result.predictions, result.images)], classes)
 
 
 def _label_commands(run: Run) -> dict[str, str]:
@@ -126,11 +133,15 @@ def _as_the_network_sees_them(run: Run) -> list[Picture]:
 
 
 def _title(run: Run, target: Tensor) -> str:
-    """Returns the class of a label, or those of a mixture with their parts."""
-    if target.ndim == 0:
-        return run.classes[int(target)]
+    """Returns the class of a label, or its classes, or those of a mixture with their parts."""
+    if target.ndim == 0 or (run.parts.train.labels.ndim == 2 and bool((target.frac() == 0).all())):
+        return in_words(target.cpu().numpy(), run.classes) or "none"
     parts = sorted(enumerate(target.tolist()), key=lambda part: -part[1])[:2]
     return " + ".join(f"{100 * share:.0f} % {run.classes[place]}" for place, share in parts if share > 0)
+
+
+def _shown(run: Run, result: Result | LabelResult, model: Network) -> list[Mistake]:
+    return worst_mistakes(run, result, model) if isinstance(result, Result) else worst_answers(run, result, model)
 
 
 def worst_mistakes(run: Run, result: Result, model: Network) -> list[Mistake]:
@@ -138,21 +149,39 @@ def worst_mistakes(run: Run, result: Result, model: Network) -> list[Mistake]:
     shown = []
     for place in result.predictions.confident_mistakes(MISTAKES):
         index, predicted = int(result.predictions.indices[place]), int(result.predictions.top[place, 0])
-        picture = result.images.open(index)
-        images = imaging.normalise(imaging.prepare(picture, run.preprocessing)[None], run.preprocessing)
-        prepared = torch.from_numpy(images).to(run.device, memory_format=torch.channels_last)
-        heat = explain(model, prepared, [predicted], autocast=run.eval_autocast).maps[0]
-        seen = imaging.seen_part(picture.size, run.preprocessing)
-        picture.thumbnail((256, 256))
-        shown.append(
-            Mistake(
-                np.atleast_3d(np.asarray(picture)),
-                label=run.classes[int(result.predictions.labels[place])],
-                predicted=run.classes[predicted],
-                prob=float(result.predictions.probs[place, 0]),
-                name=result.images.name(index),
-                heat=heat,
-                seen=seen,
-            )
-        )
+        label, prob = run.classes[int(result.predictions.labels[place])], float(result.predictions.probs[place, 0])
+        shown.append(_explained(run, result.images, index, predicted, model, label, run.classes[predicted], prob))
     return shown
+
+
+def worst_answers(run: Run, result: LabelResult, model: Network) -> list[Mistake]:
+    """Returns the surest wrong answers, each with what spoke for the class that is, or is not, there."""
+    found, probs = result.predictions, result.predictions.probs
+    shown = []
+    for row, place in found.confident_mistakes(result.scores.thresholds, MISTAKES):
+        said = f"{'misses' if found.labels[row, place] else 'adds'} {run.classes[place]}"
+        label, prob = in_words(found.labels[row], run.classes) or "none of the classes", float(probs[row, place])
+        prob = 1 - prob if found.labels[row, place] else prob  # of the answer that it gave
+        shown.append(_explained(run, result.images, int(found.indices[row]), place, model, label, said, prob))
+    return shown
+
+
+def _explained(
+    run: Run, images: ImageSet, index: int, place: int, model: Network, label: str, said: str, prob: float
+) -> Mistake:
+    """Returns picture `index` with what speaks for class `place` on it."""
+    picture = images.open(index)
+    normalised = imaging.normalise(imaging.prepare(picture, run.preprocessing)[None], run.preprocessing)
+    prepared = torch.from_numpy(normalised).to(run.device, memory_format=torch.channels_last)
+    heat = explain(model, prepared, [place], autocast=run.eval_autocast).maps[0]
+    seen = imaging.seen_part(picture.size, run.preprocessing)
+    picture.thumbnail((256, 256))
+    return Mistake(
+        np.atleast_3d(np.asarray(picture)),
+        label=label,
+        predicted=said,
+        prob=prob,
+        name=images.name(index),
+        heat=heat,
+        seen=seen,
+    )

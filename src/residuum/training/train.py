@@ -14,9 +14,13 @@ from pathlib import Path
 import torch
 
 from residuum import bundle, hardware
+from residuum.calibration import Calibration
+from residuum.data.labels import in_words
+from residuum.data.loading import EvalLoader
 from residuum.data.sets import FileSet, ImageSet
 from residuum.distributed import World, joined, launcher
 from residuum.errors import ResourceError, Stopped, UsageError
+from residuum.evaluation import multilabel
 from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.trained import rows
 from residuum.models import saved
@@ -32,7 +36,7 @@ from residuum.training.find_lr import LrSearch
 from residuum.training.find_lr import find_lr as search_lr
 from residuum.training.loop import fit
 from residuum.training.records import Listener
-from residuum.training.run import Result, Run
+from residuum.training.run import LabelResult, Result, Run
 from residuum.training.start import resumed, start, write_json
 from residuum.training.stop import Stop, listening
 from residuum.training.summary import as_list, ignored_in_words, write_summary
@@ -195,30 +199,41 @@ def finish(run: Run) -> None:
     """Gives the weights that were kept a temperature, scores them on the part that decides, once, and writes everything
     that people read."""
     best = run.world.from_main(lambda: saved.load(run.folder / "best"))
-    model = best.model.to(run.device).to(memory_format=torch.channels_last)
-    calibration = calibrate_best(run, model, best.calibration)
+    model = best.model.to(run.device).to(memory_format=torch.channels_last)  # in place
+    one_class = best.thresholds is None  # of several, each has a threshold of its own, and there is no temperature
+    calibration = calibrate_best(run, model, best.calibration) if one_class else best.calibration
     parts = {"test": run.parts.test, "val": run.parts.val, "train": run.parts.train}
     if run.recipe.data.folds:  # of which each decides on its own pictures
         parts = {"val": run.parts.val}
     part, images = next((name, images) for name, images in parts.items() if images is not None)
     loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
-    tempered = Tempered(answering(model, "fp32"), calibration.temperature)
-    scores, predictions, told = evaluate_both(
-        tempered, loader, run.classes, world=run.world, unknown_below=calibration.unknown_below
-    )
+    result, table = _judged(run, best, calibration, loader, part, images)
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
-    run.result = Result(part, scores, predictions, images, told)
+    run.result = result
     if not run.world.is_main:
         return
-    facts = {"part": part, "seconds": run.seconds, **scores.as_dict(), **told.as_dict()}
-    write_json(run.folder / "scores.json", facts)
+    told = result.reliance.as_dict() if isinstance(result, Result) else {}
+    write_json(run.folder / "scores.json", {"part": part, "seconds": run.seconds, **result.scores.as_dict(), **told})
     with (run.folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.DictWriter(file, ["file", "label", "predicted", "prob", "correct"])
         writer.writeheader()
-        writer.writerows(rows(predictions, images, run.classes))
+        writer.writerows(table)
     run.records.write_csv()
     run.sample = _sample(run, images)
     write_summary(run, run.result, model)
+
+
+def _judged(
+    run: Run, best: saved.Saved, calibration: Calibration, loader: EvalLoader, part: str, images: ImageSet
+) -> tuple[Result | LabelResult, list[dict[str, object]]]:
+    """Returns how the weights that were kept fare on a part, and a row for each of its pictures."""
+    network = answering(best.model, "fp32")
+    if best.thresholds is not None:
+        found, said = multilabel.evaluate(network, loader, run.classes, world=run.world, thresholds=best.thresholds)
+        return LabelResult(part, found, said, images), multilabel.rows(said, images, found)
+    tempered, below = Tempered(network, calibration.temperature), calibration.unknown_below
+    scores, predictions, told = evaluate_both(tempered, loader, run.classes, world=run.world, unknown_below=below)
+    return Result(part, scores, predictions, images, told), rows(predictions, images, run.classes)
 
 
 def _announce(run: Run) -> None:
@@ -341,6 +356,6 @@ def _sample(run: Run, images: ImageSet) -> Path:
     folder = run.folder / "samples"
     folder.mkdir(exist_ok=True)
     for place in usable:
-        label = re.sub(r"[^A-Za-z0-9._-]+", "_", run.classes[int(images.labels[place])])
+        label = re.sub(r"[^A-Za-z0-9._-]+", "_", in_words(images.labels[place], run.classes) or "none")
         images.open(place).save(folder / f"{place}-{label}.png")
     return folder
