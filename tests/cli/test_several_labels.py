@@ -206,6 +206,12 @@ def test_what_does_not_fit_is_refused_in_three_parts(
         (*train, table, "--set", "loss=cross_entropy"): (2, "cannot be 'cross_entropy'"),
         (*train, pictures, "--set", "data.labels=several"): (3, "gives each picture one class"),
         (*train, table, "--set", "data.labels=many"): (2, "'data.labels' cannot be 'many'"),
+        (*train, table, "--unknown-below", "auto"): (2, "unknown_below = 'auto' cannot be"),
+        (*train, table, "--unknown-below", "0.5"): (2, "unknown_below = 0.5 cannot be"),
+        ("predict", bundle, table.parent, "--unknown-below", "auto"): (2, "unknown_below cannot be 'auto'"),
+        ("predict", bundle, table.parent, "--unknown-below", "0"): (2, "unknown_below cannot be 0.0"),
+        ("calibrate", bundle, "--out", "calibrated"): (4, "takes no temperature"),
+        ("check", table, "--bundle", trained.bundle): (3, "Suspicious labels cannot be looked for"),
         ("reproduce", "degradation", "--data", table, "--seeds", "1"): (3, "any number of classes"),
     }
     for words, (code, what) in cases.items():
@@ -214,3 +220,19 @@ def test_what_does_not_fit_is_refused_in_three_parts(
         assert what in said.err
         assert len([line for line in said.err.splitlines() if line.strip()]) >= 2
         assert "Traceback" not in said.err
+    assert not (tmp_path / "calibrated").exists()
+
+
+def test_a_threshold_of_unknown_is_none_where_it_is_said_to_be(labelled: Labelled, say: Say) -> None:
+    plain = say("predict", labelled.bundle, labelled.table.parent / "0.png")
+    assert say("predict", labelled.bundle, labelled.table.parent / "0.png", "--unknown-below", "none") == plain
+    assert plain.code == 0
+
+
+def test_a_cache_is_evaluated_like_the_table_that_it_was_made_of(labelled: Labelled, say: Say, tmp_path: Path) -> None:
+    made = say("cache", labelled.table, "--out", tmp_path / "cache", "-q")
+    assert made.code == 0, made.err
+    theirs = say("evaluate", labelled.bundle, "--data", labelled.table, "--split", "val", "--json").json
+    ours = say("evaluate", labelled.bundle, "--data", tmp_path / "cache", "--split", "val", "--json").json
+    for name in ("map", "macro_f1", "loss", "classes"):
+        assert ours[name] == theirs[name]

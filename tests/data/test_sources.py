@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -56,6 +56,7 @@ def refused(source: Path | str, **changes: object) -> DataError:
 # --- splitting ---
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=300), st.floats(0, 0.9), st.integers(0, 2**63 - 1))
 def test_a_split_is_a_stratified_partition(labels: list[int], fraction: float, seed: int) -> None:
     array = np.array(labels)

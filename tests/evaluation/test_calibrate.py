@@ -216,6 +216,18 @@ def test_the_validation_part_of_another_set_comes_first(finished: Run, class_fol
     assert calibrate(best, str(tmp_path / "set"), out=tmp_path / "b", device="cpu").what.endswith("part test")
 
 
+def test_a_bar_in_the_name_of_a_class_is_a_letter(finished: Run, class_folders: Path, tmp_path: Path) -> None:
+    """As in `evaluate`: such a network was trained on a table that was read so, and tables are read so for it."""
+    tensors, card = bundle.read(finished.folder / "best")
+    card = {key: value for key, value in card.items() if key != "format"} | {"classes": ["2", "10", "bee|wasp"]}
+    bundle.write(tmp_path / "other", tensors, card)
+    files = sorted(class_folders.glob("bee/*"))[:2] + sorted(class_folders.glob("2/*"))[:2]
+    lines = [f"{file},{'bee|wasp' if file.parent.name == 'bee' else '2'}" for file in files]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]) + "\n", "utf-8")
+    done = calibrate(tmp_path / "other", str(tmp_path / "table.csv"), out=tmp_path / "out", device="cpu")
+    assert done.calibration.found["images"] == 4
+
+
 def test_what_was_measured_on_cifar10_is_under_one_percent() -> None:
     table = Path(__file__).parents[2] / "docs" / "results" / "calibration.csv"
     with table.open(newline="", encoding="utf-8") as file:

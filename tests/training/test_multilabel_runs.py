@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -18,6 +19,7 @@ from torch.nn import functional
 
 from labelled import CLASSES, write_pictures
 from residuum import bundle, recipe
+from residuum.calibration import Calibration
 from residuum.data.labels import counts
 from residuum.errors import RecipeError, Stopped, WeightsError
 from residuum.models import saved
@@ -25,6 +27,7 @@ from residuum.recipe import Augment, Data, Model, Recipe, Sgd, Transfer
 from residuum.training import folds, losses
 from residuum.training.build import build
 from residuum.training.choose import choose
+from residuum.training.loop import fit
 from residuum.training.run import LabelResult, Run
 from residuum.training.start import resumed
 from residuum.training.stop import Stop
@@ -182,6 +185,40 @@ def test_without_validation_pictures_thresholds_are_one_half(wanted: Recipe, tmp
     assert run.result.part == "train"
 
 
+def test_there_is_no_temperature(finished: Run) -> None:
+    """One is of all classes together; the thresholds say of each how sure is sure enough."""
+    assert "calibration" not in bundle.read(finished.folder / "best")[1]
+    assert "calibration" not in json_of(finished.folder / "scores.json")
+    assert "emperature" not in (finished.folder / "log.txt").read_text(encoding="utf-8")
+    assert not (finished.folder / "suspicious_labels.csv").exists()
+
+
+def test_a_bundle_with_both_is_refused(finished: Run, tmp_path: Path) -> None:
+    tensors, card = bundle.read(finished.folder / "best")
+    card = {key: value for key, value in card.items() if key != "format"}
+    for told, fits in ((Calibration(), True), (Calibration(2.0), False), (Calibration(1.0, 0.5), False)):
+        folder = tmp_path / f"{told.temperature} {told.unknown_below}"
+        bundle.write(folder, tensors, {**card, "calibration": told.as_dict()})
+        with contextlib.nullcontext() if fits else pytest.raises(WeightsError, match="temperature") as caught:
+            assert saved.load(folder).thresholds
+        assert fits or (caught.value.expected and caught.value.hint)
+
+
+def test_captured_steps_are_those_of_the_loop(wanted: Recipe, tmp_path: Path) -> None:
+    """With float targets [N, K], the weights of their yes, label smoothing and balanced sampling."""
+    optim, model = Sgd(lr=0.05), replace(wanted.model, drop_path=None)
+    plain = replace(wanted, optim=optim, model=model, augment=Augment(), label_smoothing=0.1, accumulate=1)
+    runs = [build(replace(plain, capture=capture), tmp_path / str(capture), CPU) for capture in (False, True)]
+    for run in runs:
+        fit(run)
+    ours, theirs = (run.model.state_dict() for run in runs)
+    for name, weights in theirs.items():
+        torch.testing.assert_close(ours[name], weights, rtol=2e-5, atol=2e-5)
+    maps = [[record["val_map"] for record in run.records.history if "val_map" in record] for run in runs]
+    assert maps[0] == pytest.approx(maps[1])
+    assert runs[1].step == runs[0].step > 0
+
+
 @pytest.mark.usefixtures("without_report")
 def test_a_probe_learns_from_embeddings(wanted: Recipe, finished: Run, tmp_path: Path) -> None:
     """And a batch that memory decides on, and one class alone."""
@@ -231,6 +268,11 @@ def test_folds(wanted: Recipe, tmp_path: Path) -> None:
     assert summary["map"] == done.scores
     assert summary["map_mean"] == pytest.approx(np.mean(done.scores))
     assert "top1" not in summary
+    assert summary["label_issues"] is done.label_issues is None  # they are for one class a picture
+    assert not (tmp_path / "folds" / "suspicious_labels.csv").exists()
+    report = (tmp_path / "folds" / "report.html").read_text(encoding="utf-8")
+    assert f"{summary['map_mean']:.2f} %" in report
+    assert "Suspicious" not in report
     with (tmp_path / "folds" / "out_of_fold.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len({row["file"] for row in rows}) == len(rows) == 72  # a quarter is the test part

@@ -34,7 +34,15 @@ from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation import coverage, metrics
 from residuum.evaluation.evaluate import Batch, checked_logits, evaluating
 from residuum.evaluation.temperature import FEWEST, confidence_and_losses, fit_temperature
-from residuum.evaluation.trained import Watch, as_they_come, pictures_of, refuse_unknown, same_source, source_of
+from residuum.evaluation.trained import (
+    Watch,
+    as_they_come,
+    pictures_of,
+    reading_of,
+    refuse_unknown,
+    same_source,
+    source_of,
+)
 from residuum.models import saved
 
 _HALVES_SEED = 0
@@ -236,11 +244,12 @@ def _pictures(
                 hint="Leave out --split for the validation part, or name other pictures with --data.",
             )
         return pictures_of([trained], data, part, on_bad_image)
-    found = find(data)
+    reading, mode = reading_of(trained), trained.preprocessing.mode
+    found = find(data, reading)
     if split is None:
         split = "val" if len(found.parts.get("val", ())) else part_name(found, None, data)
     what = f"{data}, part {split}" if found.divided else data
-    return open_single(data, split, trained.classes, mode=trained.preprocessing.mode), what, {}
+    return open_single(data, split, trained.classes, mode=mode, labels=reading), what, {}
 
 
 def _refuse_to_overwrite(out: Path) -> None:

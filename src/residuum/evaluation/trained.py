@@ -258,7 +258,7 @@ def pictures_of(
     trained = owners[0] if owners else networks[0]
     own = source_of(trained)
     if data is not None and not owners:
-        reading, mode = _reading(trained), trained.preprocessing.mode
+        reading, mode = reading_of(trained), trained.preprocessing.mode
         images = open_single(data, split, trained.classes, mode=mode, labels=reading)
         return images, data if split is None else f"{data}, part {split}", {}
     if not own or "recipe" not in trained.card:
@@ -302,7 +302,7 @@ def pictures_of(
     return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
 
 
-def _reading(network: saved.Saved) -> Reading:
+def reading_of(network: saved.Saved) -> Reading:
     """Returns how a table's labels are read for a network: as it answers, and | in a name of its classes is a
     letter."""
     if network.thresholds is not None:
