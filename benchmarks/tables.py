@@ -211,9 +211,6 @@ def read(name: str) -> list[Row]:
         return list(csv.DictReader(file))
 
 
-_FORMER_NAMES = {"photos_scratch": "photos"}
-"""What a recipe was called when its figures were measured."""
-
 _GOALS = {
     "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
     "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
@@ -227,7 +224,7 @@ _GOALS = {
 def _training() -> Iterator[str]:
     rows = read("training.csv")
     for recipe, (goal, what) in _GOALS.items():
-        runs = [row for row in rows if row["recipe"] in (recipe, _FORMER_NAMES.get(recipe))]
+        runs = [row for row in rows if row["recipe"] == recipe]
         if not runs:
             continue
         top1 = [float(row["top1"]) for row in runs]

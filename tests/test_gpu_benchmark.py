@@ -80,6 +80,7 @@ def test_check(ran: Any) -> None:
     assert {row["met"] for row in rows.values()} == {"", "yes"}
 
 
+@pytest.mark.slow
 def test_fp16_and_resume(ran: Any) -> None:
     assert ran("fp16")["trains, and resumes with its scale"]["met"] == "yes"
     rows = {what: row for what, row in ran("resume").items() if row["part"] == "resume"}
@@ -100,6 +101,7 @@ def test_recipe2015_goes_on_where_it_was(ran: Any) -> None:
     assert again["mean test error of 2 runs"]["goal"] == "at most 8.75"
 
 
+@pytest.mark.slow
 def test_a_run_of_2015_that_had_no_time_is_gone_on_with(
     ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -16,18 +17,39 @@ import pytest
 import torch
 from torch import nn
 
+from residuum.cli.main import main
 from residuum.recipe import Model, Recipe, Transfer, to_toml
 
 TORCHRUN = {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RESTART_COUNT"}
+
+
+SERVER = multiprocessing.get_context("forkserver")
+"""Forks processes that have imported everything already, which is most of what these tests would wait for."""
+SERVER.set_forkserver_preload(
+    ["residuum.cli.train", "residuum.cli.evaluate", "residuum.training.train", "torch._dynamo"]
+)
 
 
 @dataclass(frozen=True)
 class Ended:
     """How a process ended, and what it said."""
 
-    code: int
+    code: int | None
     out: str
     err: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A process, and the files that it says everything into."""
+
+    process: multiprocessing.context.ForkServerProcess
+    said: Path
+
+    def told(self) -> Ended:
+        """What it said, once it has ended."""
+        out, err = ((self.said / name).read_text(encoding="utf-8") for name in ("out", "err"))
+        return Ended(self.process.exitcode, out, err)
 
 
 def free_port() -> int:
@@ -36,7 +58,19 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def started(size: int, words: list[str], cwd: Path, naming: str = "torchrun") -> list[subprocess.Popen[str]]:
+def live(words: list[str], told: dict[str, str], cwd: Path, said: Path) -> None:
+    """What a process does: the command line with these words or, after -c, a program."""
+    os.chdir(cwd)
+    os.environ.update(told)
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(said / name, os.O_WRONLY | os.O_CREAT), descriptor)
+    if words[0] != "-c":
+        sys.exit(main(words))
+    sys.argv = ["-c", *words[2:]]
+    exec(compile(words[1], "-c", "exec"), {"__name__": "__main__"})
+
+
+def started(size: int, words: list[str], cwd: Path, naming: str = "torchrun") -> list[Started]:
     """Starts the processes of a world, with the variables that torchrun or srun would set."""
     port = free_port()
     processes = []
@@ -50,31 +84,24 @@ def started(size: int, words: list[str], cwd: Path, naming: str = "torchrun") ->
                 "SLURM_STEP_NODELIST": "localhost", "SLURM_JOB_ID": port,
             },
         }[naming]  # fmt: skip
-        environment = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in told.items()}
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, *words],
-                cwd=cwd,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-            )
-        )
+        said = cwd / f".said-{port}-{rank}"
+        said.mkdir()
+        process = SERVER.Process(target=live, args=(words, {key: str(told[key]) for key in told}, cwd, said))
+        process.start()
+        processes.append(Started(process, said))
     return processes
 
 
-def ended(processes: list[subprocess.Popen[str]], timeout_s: float = 90) -> list[Ended]:
+def ended(processes: list[Started], timeout_s: float = 90) -> list[Ended]:
     """Waits for the processes of a world; one that hangs fails the test."""
-    found = []
     try:
-        for process in processes:
-            out, err = process.communicate(timeout=timeout_s)
-            found.append(Ended(process.returncode, out, err))
+        for each in processes:
+            each.process.join(timeout_s)
+            assert each.process.exitcode is not None, f"it hangs: {each.told().err}"
     finally:
-        for process in processes:
-            process.kill()
-    return found
+        for each in processes:
+            each.process.kill()
+    return [each.told() for each in processes]
 
 
 def world_recipe(tiny: Recipe) -> Recipe:
@@ -109,7 +136,7 @@ def srun(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(tiny: Recipe, folder: Path, worlds: dict[str, tuple[int, str]]) -> dict[str, Path]:
     """Trains `world_recipe` in each of the worlds, name -> size and kind, side by side; returns their run folders."""
     (folder / "recipe.toml").write_text(to_toml(world_recipe(tiny)), encoding="utf-8")
-    command = ["-m", "residuum", "train", "-q", "--json", "--recipe", "recipe.toml", "--device", "cpu", "--out"]
+    command = ["train", "-q", "--json", "--recipe", "recipe.toml", "--device", "cpu", "--out"]
     processes = {name: started(size, [*command, name], folder, naming) for name, (size, naming) in worlds.items()}
     for name, of_world in processes.items():
         for rank, process in enumerate(ended(of_world)):
@@ -151,7 +178,7 @@ def test_only_the_first_process_writes(runs: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("views", [pytest.param("one", marks=pytest.mark.slow), "ten"])
 def test_two_processes_evaluate_exactly(runs: dict[str, Path], tmp_path: Path, views: str) -> None:
-    words = ["-m", "residuum", "evaluate", str(runs["two"] / "best"), "--json", "--batch-size", "5"]
+    words = ["evaluate", str(runs["two"] / "best"), "--json", "--batch-size", "5"]
     words += ["--csv", "rows.csv", "--views", views]
     worlds = [started(size, words, tmp_path / str(size)) for size in (1, 2) if (tmp_path / str(size)).mkdir() is None]
     (alone,), (first, second) = (ended(of_world) for of_world in worlds)
@@ -218,12 +245,12 @@ def test_a_process_that_waits_for_one_that_failed_is_ended(tmp_path: Path) -> No
 def test_a_signal_to_one_process_stops_all_after_the_same_step(tiny: Recipe, tmp_path: Path) -> None:
     recipe = replace(world_recipe(tiny), epochs=100_000)
     (tmp_path / "recipe.toml").write_text(to_toml(recipe), encoding="utf-8")
-    words = ["-m", "residuum", "train", "-q", "--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
+    words = ["train", "-q", "--recipe", "recipe.toml", "--device", "cpu", "--out", "run"]
     processes = started(2, words, tmp_path)
     until = time.monotonic() + 60
     while not (tmp_path / "run" / "metrics.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
+    os.kill(processes[1].process.pid or 0, signal.SIGTERM)
     first, second = ended(processes)
     assert (first.code, second.code) == (75, 75), first.err + second.err
     assert "Stopped by SIGTERM; everything is saved." in first.err
@@ -246,8 +273,9 @@ def test_two_agents_of_torchrun_on_one_machine(tiny: Recipe, runs: dict[str, Pat
         )
         for _ in range(2)
     ]
-    for done in ended(agents, timeout_s=150):
-        assert done.code == 0, done.err
+    for agent_of_one in agents:
+        _, complaint = agent_of_one.communicate(timeout=150)
+        assert agent_of_one.returncode == 0, complaint
     losses = [[record["loss"] for record in records_of(run)] for run in (tmp_path / "run", runs["two"])]
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 

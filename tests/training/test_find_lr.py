@@ -33,7 +33,8 @@ def test_the_choice_is_a_tenth_of_the_rate_with_the_lowest_average() -> None:
 
 
 def test_the_rates_rise_evenly_until_the_loss_does(tiny: Recipe) -> None:
-    found = find_lr.find_lr(tiny, CPU)
+    wanted = recipe.override(tiny, {"accumulate": 1})
+    found = find_lr.find_lr(wanted, CPU)
     steps = np.diff(np.log(found.rates))
     assert found.rates[0] == LOWEST
     assert steps == pytest.approx([math.log(HIGHEST / LOWEST) / (STEPS - 1)] * len(steps))
@@ -41,12 +42,12 @@ def test_the_rates_rise_evenly_until_the_loss_does(tiny: Recipe) -> None:
     assert LOWEST / 10 <= found.chosen <= HIGHEST / 10
     weights = 0.1 * 0.9 ** np.arange(len(found.losses))[::-1]  # of the last average, which is freed of its start
     assert found.averages[-1] == pytest.approx(np.dot(weights, found.losses) / weights.sum())
-    assert find_lr.find_lr(tiny, CPU) == found
+    assert find_lr.find_lr(wanted, CPU) == found
 
 
 def test_training_uses_it_and_says_so(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "finish", lambda _: None)
-    wanted = recipe.override(tiny, {"epochs": 1})
+    wanted = recipe.override(tiny, {"epochs": 1, "accumulate": 1})
     run = train(wanted, out=tmp_path / "run", device="cpu", find_lr=True)
     with (run.folder / "lr_search.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from residuum.data.loading import EvalLoader
 from residuum.data.sources import open_single
 from residuum.errors import UsageError, did_you_mean
 from residuum.imaging import Preprocessing
-from residuum.models import MODELS, Network, create_model, saved
+from residuum.models import MODELS, Network, create_model, inference, saved
 from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD
 
 
@@ -77,21 +78,13 @@ def batches_for(
 
 
 def modes_of(network: Network, device: torch.device) -> dict[str, Mode]:
-    """Returns every mode that this machine has instructions for, float32 first."""
-    formats = {"fp32": "float32, as predict and evaluate compute by default"}
+    """Returns every mode that this machine has instructions for, float32 first, as `predict` computes in it."""
+    hardware.autocast("fp32", device)  # which makes float32 what it says on GPUs
+    formats: dict[Literal["fp32", "bf16", "fp16"], str] = {
+        "fp32": "float32, as predict and evaluate compute by default"
+    }
     if hardware.choose_precision("auto", device) == "bf16":
-        formats["bf16"] = "bfloat16 where that is safe: --precision bf16"
+        formats["bf16"] = "bfloat16: --precision bf16"
     if device.type == "cuda":
-        formats["fp16"] = "float16 where that is safe: --precision fp16"
-    return {name: Mode(_computing_in(network, name, device), meaning) for name, meaning in formats.items()}
-
-
-def _computing_in(network: Network, name: str, device: torch.device) -> Callable[[Tensor], Tensor]:
-    autocast = hardware.autocast(hardware.choose_precision(name, device), device)  # type: ignore[arg-type]
-
-    def forward(images: Tensor) -> Tensor:
-        with autocast():
-            answers: Tensor = network(images)
-        return answers
-
-    return forward
+        formats["fp16"] = "float16: --precision fp16"
+    return {name: Mode(inference.answering(network, name), meaning) for name, meaning in formats.items()}
