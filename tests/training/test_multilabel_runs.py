@@ -119,7 +119,8 @@ def test_the_report_is_about_several_classes(finished: Run) -> None:
     page = (finished.folder / "report.html").read_text(encoding="utf-8")
     for said in ("which of 3 classes a picture has", "Mean average precision", "Threshold", "Surest wrong answers"):
         assert said in page
-    for unsaid in ("Confusion", "top-1", "Reliability"):
+    assert "What the data check found" in page
+    for unsaid in ("Confusion", "top-1", "Reliability", "Suspicious labels"):
         assert unsaid not in page
     assert {file.name for file in (finished.folder / "plots").iterdir()} >= {
         "curves.png",
