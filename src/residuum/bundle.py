@@ -78,7 +78,7 @@ def write(
         try:
             _write_files(aside, files)
             _verified(aside, keep=())
-            _put_in_place(aside, folder, keep_older)
+            put_in_place(aside, folder, keep_older=keep_older)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except (OSError, WeightsError) as error:
@@ -208,7 +208,8 @@ def _write_files(aside: Path, files: Mapping[str, bytes]) -> None:
     _flush_folder(aside)
 
 
-def _put_in_place(aside: Path, folder: Path, keep_older: bool) -> None:
+def put_in_place(aside: Path, folder: Path, *, keep_older: bool = False) -> None:
+    """Renames the finished folder `aside` to `folder`; what was there is back in its place if that fails."""
     older = _older(folder)
     replaces = folder.is_dir()
     if replaces:

@@ -17,14 +17,12 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
 
 if TYPE_CHECKING:
     from residuum.evaluation.calibrate import Calibrated
-    from residuum.evaluation.evaluate import Batch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,12 +52,6 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.cli.changes import go_offline
     from residuum.evaluation.calibrate import calibrate
 
-    def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        with progress.counting("calibrating", count, quiet=arguments.quiet) as tell:
-            for batch in batches:
-                yield batch
-                tell(len(batch.labels))
-
     go_offline(arguments.offline)
     done = calibrate(
         arguments.bundle,
@@ -72,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         workers=arguments.workers,
         on_bad_image=arguments.on_bad_image,
-        watch=watched,
+        watch=progress.watching("calibrating", quiet=arguments.quiet),
     )
     if done.world.is_main:
         _tell(done, arguments)

@@ -18,7 +18,6 @@ examples:
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ from residuum.cli import console, flags
 from residuum.errors import UsageError
 
 if TYPE_CHECKING:
-    from residuum.evaluation.evaluate import Batch, Scores
+    from residuum.evaluation.evaluate import Scores
     from residuum.evaluation.multilabel import LabelScores
     from residuum.evaluation.reliance import Reliance
     from residuum.evaluation.trained import Evaluation, Knn
@@ -71,12 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.evaluation.knn import evaluate_knn
     from residuum.evaluation.trained import evaluate_in_full, rows_of
 
-    def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
-        with progress.counting("evaluating", count, quiet=arguments.quiet) as tell:
-            for batch in batches:
-                yield batch
-                tell(len(batch.labels))
-
+    watched = progress.watching("evaluating", quiet=arguments.quiet)
     _refuse_contradictions(arguments)
     go_offline(arguments.offline)
     with csv_writer(arguments.csv if announced().is_main else None, _COLUMNS) as write:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from residuum.cli import console
@@ -13,6 +13,9 @@ from residuum.training.records import Listener, Record
 
 if TYPE_CHECKING:
     from rich.progress import Progress
+
+    from residuum.evaluation.evaluate import Batch
+    from residuum.evaluation.trained import Watch
 
 SECONDS_BETWEEN_LINES = 10.0
 """How often a plain line says how far a long step is."""
@@ -50,6 +53,18 @@ def counting(what: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], 
                 told = time.monotonic()
 
         yield tell
+
+
+def watching(what: str, *, quiet: bool) -> Watch:
+    """Returns what lets batches through and shows how many of their pictures are done."""
+
+    def watched(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+        with counting(what, count, quiet=quiet) as tell:
+            for batch in batches:
+                yield batch
+                tell(len(batch.labels))
+
+    return watched
 
 
 class _Lines:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from residuum import bundle
 from residuum.data import cache
 from residuum.data.paths import displayed
 from residuum.errors import ResourceError, UsageError
@@ -29,7 +30,7 @@ def in_place_when_done(folder: Path, bytes_needed: int) -> Iterator[Path]:
         try:
             aside.mkdir()
             yield aside
-            _put_in_place(aside, folder)
+            bundle.put_in_place(aside, folder)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     except OSError as error:
@@ -80,25 +81,6 @@ def _remove_leftovers(folder: Path) -> None:
             shutil.rmtree(older, ignore_errors=True)
         else:
             older.rename(folder)
-
-
-def _put_in_place(aside: Path, folder: Path) -> None:
-    older = folder.parent / f"{_prefix(folder)}older"
-    replaces = folder.exists()
-    if replaces:
-        folder.rename(older)
-    try:
-        aside.rename(folder)
-    except OSError:
-        if replaces:
-            older.rename(folder)
-        raise
-    descriptor = os.open(folder.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    shutil.rmtree(older, ignore_errors=True)
 
 
 def flush(file: IO[bytes]) -> None:

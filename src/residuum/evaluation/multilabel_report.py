@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 
 from residuum import html
 from residuum.evaluation import report
-from residuum.evaluation.heat import side_by_side
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
-from residuum.evaluation.pictures import MAX_PX, Mistake, draw_mistakes, draw_pictures, encode, is_small, shown_name
+from residuum.evaluation.pictures import Mistake, draw_mistakes, draw_pictures
 from residuum.evaluation.plots import BLUE, INK, LINE, QUIET, VERMILION, draw_curves, font_families, png, short
-from residuum.evaluation.report import PARTS, Content, duration
+from residuum.evaluation.report import PARTS, Content, duration, thumbnail_of
 from residuum.evaluation.report_sections import data_check
 from residuum.html import Html, Section
 
@@ -184,10 +183,5 @@ def _mistakes(content: LabelContent) -> Html:
 
 
 def _mistake(mistake: Mistake) -> Html:
-    said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} % sure")
     alt = f"{mistake.name}: {mistake.label}; the network {mistake.predicted}"
-    lines = [said, f"is {mistake.label}", shown_name(mistake.name)]
-    if mistake.heat is not None:
-        both = side_by_side(mistake.pixels, mistake.heat, mistake.seen)
-        return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for the class", *lines)
-    return html.thumbnail(encode(mistake.pixels), alt, *lines, small=is_small(mistake.pixels))
+    return thumbnail_of(mistake, f"{mistake.predicted}, {100 * mistake.prob:.0f} % sure", alt, "the class")

@@ -235,12 +235,17 @@ def _mistakes(content: ReportContent) -> Html:
 
 
 def _mistake(mistake: Mistake) -> Html:
-    said = html.element("strong", f"{mistake.predicted}, {100 * mistake.prob:.0f} %")
     alt = f"{mistake.name}: {mistake.label}, mistaken for {mistake.predicted}"
-    lines = [said, f"is {mistake.label}", shown_name(mistake.name)]
+    return thumbnail_of(mistake, f"{mistake.predicted}, {100 * mistake.prob:.0f} %", alt, "it")
+
+
+def thumbnail_of(mistake: Mistake, said: str, alt: str, spoken_for: str) -> Html:
+    """Returns a mistake's picture, beside it the map of what spoke for the answer where there is one, and what was
+    said."""
+    lines = [html.element("strong", said), f"is {mistake.label}", shown_name(mistake.name)]
     if mistake.heat is not None:
         both = side_by_side(mistake.pixels, mistake.heat, mistake.seen)
-        return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for it", *lines)
+        return html.thumbnail(encode(both, max_px=2 * MAX_PX), f"{alt}, and what spoke for {spoken_for}", *lines)
     return html.thumbnail(encode(mistake.pixels), alt, *lines, small=is_small(mistake.pixels))
 
 
