@@ -25,7 +25,6 @@ import json
 import logging
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -36,6 +35,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from residuum import aside
 from residuum.errors import ResourceError, UsageError, WeightsError
 
 FORMAT = 1
@@ -70,17 +70,17 @@ def write(
     """
     files = _encode(tensors, card, extra or {})
     needed = sum(map(len, files.values()))
-    aside = folder.parent / f"{_prefix(folder)}writing-{os.getpid()}-{secrets.token_hex(4)}"
+    new = aside.new_place(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _recover(folder, keep_older)
         _refuse_to_replace(folder)
         try:
-            _write_files(aside, files)
-            _verified(aside, keep=())
-            put_in_place(aside, folder, keep_older=keep_older)
+            _write_files(new, files)
+            _verified(new, keep=())
+            aside.put_in_place(new, folder, keep_older=keep_older)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
     except (OSError, WeightsError) as error:
         reason = (error.strerror or str(error)) if isinstance(error, OSError) else error.what.rstrip(".")
         raise ResourceError(
@@ -115,7 +115,7 @@ def fall_back(folder: Path) -> bool:
 
     Returns whether there is an older bundle whose files are all what they were.
     """
-    older, damaged = _older(folder), folder.parent / f"{folder.name}.damaged"
+    older, damaged = aside.older(folder), folder.parent / f"{folder.name}.damaged"
     try:
         _verified(older, keep=(), shown=folder)
     except WeightsError:
@@ -124,13 +124,13 @@ def fall_back(folder: Path) -> bool:
     if os.path.lexists(folder):
         folder.rename(damaged)
     older.rename(folder)
-    _flush_folder(folder.parent)
+    aside.flush_names(folder.parent)
     return True
 
 
 def is_there(folder: Path) -> bool:
     """Whether there is a bundle to read, be it one that a killed writer moved aside; its content is not checked."""
-    return _committed(folder) or _committed(_older(folder))
+    return _committed(folder) or _committed(aside.older(folder))
 
 
 def _encode(
@@ -159,29 +159,18 @@ def _json_bytes(card: Mapping[str, object]) -> bytes:
         return (json.dumps(card, indent=2, allow_nan=False) + "\n").encode("ascii")
 
 
-def _prefix(folder: Path) -> str:
-    """What the names of all siblings that belong to `folder` start with."""
-    return f".{folder.name}."
-
-
-def _older(folder: Path) -> Path:
-    return folder.parent / f"{_prefix(folder)}older"
-
-
 def _committed(folder: Path) -> bool:
     return (folder / SUMS).is_file()
 
 
 def _recover(folder: Path, keep_older: bool) -> None:
     """Puts a bundle that was moved aside back, where none took its place, and deletes what killed writers left."""
-    older = _older(folder)
+    older = aside.older(folder)
     if _committed(older) and not _committed(folder):
         older.rename(folder)  # succeeds where nothing or an empty folder is in the way, and else changes nothing
     if not keep_older:
         shutil.rmtree(older, ignore_errors=True)
-    for sibling in folder.parent.iterdir():
-        if sibling.name.startswith(f"{_prefix(folder)}writing-"):
-            shutil.rmtree(sibling, ignore_errors=True)
+    aside.remove_unfinished(folder)
 
 
 def _refuse_to_replace(folder: Path) -> None:
@@ -198,44 +187,14 @@ def _refuse_to_replace(folder: Path) -> None:
         )
 
 
-def _write_files(aside: Path, files: Mapping[str, bytes]) -> None:
-    aside.mkdir()
+def _write_files(new: Path, files: Mapping[str, bytes]) -> None:
+    new.mkdir()
     for name, content in files.items():
-        with (aside / name).open("xb") as file:
+        with (new / name).open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    _flush_folder(aside)
-
-
-def put_in_place(aside: Path, folder: Path, *, keep_older: bool = False) -> None:
-    """Renames the finished folder `aside` to `folder`; what was there is back in its place if that fails."""
-    older = _older(folder)
-    replaces = folder.is_dir()
-    if replaces:
-        shutil.rmtree(older, ignore_errors=True)
-        folder.rename(older)
-    try:
-        aside.rename(folder)
-    except OSError:
-        if replaces:
-            older.rename(folder)
-        raise
-    _flush_folder(folder.parent)
-    if not keep_older:
-        shutil.rmtree(older, ignore_errors=True)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Makes the names in `folder` survive a power cut, on file systems that can."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-            raise
-    finally:
-        os.close(descriptor)
+    aside.flush_names(new)
 
 
 def free_space(folder: Path) -> str:
@@ -266,7 +225,7 @@ def _read_steadily(folder: Path, keep: Collection[str] | None) -> dict[str, byte
 
 def _place(folder: Path) -> Path:
     """Where the bundle is: in `folder`, or moved aside by a writer that was killed before it put the new one there."""
-    older = _older(folder)
+    older = aside.older(folder)
     if _committed(folder) or not _committed(older):
         return folder
     logging.getLogger("residuum").warning("%s is being replaced, or its writer was killed; reading %s", folder, older)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import resource
 import shutil
 import signal
@@ -78,6 +80,14 @@ CASES: list[tuple[list[str], int, str]] = [
     ([*TRAIN, "--data", "torn"], 3, "torn/ants/x.png"),
     ([*TRAIN, "--data", "torn", "--on-bad-image", "skip"], 3, "1 of"),  # more than 5 %
     ([*TRAIN, "--data", ""], 2, "image set"),
+    (["check", ""], 2, "No image set is named"),
+    (["evaluate", "run/best", "--data", ""], 2, "No image set is named"),
+    ([*TRAIN, "--data", "~nobody-is-called-that/x"], 3, "~nobody-is-called-that/x"),
+    (["evaluate", "run/best", "--data", "~nobody-is-called-that"], 3, "~nobody-is-called-that"),
+    (["check", "~nobody-is-called-that/x"], 3, "~nobody-is-called-that/x"),
+    (["cache", "~nobody-is-called-that/x", "--out", "new"], 3, "~nobody-is-called-that/x"),
+    ([*SYNTHETIC, "--weights", "~nobody-is-called-that/x"], 2, "~nobody-is-called-that/x"),
+    ([*SYNTHETIC, "--model", "resnet18", "--img-size", "16", "-b", "1"], 2, "single pixel"),
     ([*TRAIN, "--data", "good", "--set", "data=torn"], 2, "'data.source' is given twice"),
     ([*TRAIN, "--set", "recipe=photos"], 2, "'recipe'"),
     ([*TRAIN, "--set", "optim.lr=1", "--set", "optim.lr=2"], 2, "'optim.lr' is given twice"),
@@ -201,6 +211,34 @@ def test_bad_input_is_one_message_in_three_parts(words: list[str], code: int, va
 @pytest.mark.parametrize("out", [[], ["--out", "a/b/c"], ["--out", "empty"]])
 def test_a_run_that_never_began_leaves_no_folder(out: list[str], say: Say) -> None:
     assert say(*TRAIN, "--data", "torn", "-q", *out).code == 3
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize(
+    "words",
+    [[*TRAIN, "--data", "good", "-q"], ["check", "good", "--no-report"], ["evaluate", "run/best", "--data", "good"]],
+)
+def test_a_set_that_may_not_be_looked_at(words: list[str], say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Path.stat
+
+    def refused(path: Path, **options: bool) -> os.stat_result:
+        if path.name == "good":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path, **options)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "stat", refused)
+        said = say(*words)
+    assert said.code == 3, said.err
+    assert "'good' may not be looked at (Permission denied)" in said.err
+
+
+@pytest.mark.usefixtures("untouched")
+def test_compile_without_a_compiler_is_refused_at_once(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    said = say(*SYNTHETIC, "--set", "compile=true", "-q")
+    assert said.code == 2, said.err
+    assert "no compiler (no-such-compiler)" in said.err
 
 
 @contextlib.contextmanager

@@ -63,12 +63,27 @@ def test_a_part_and_other_classes(made: Path) -> None:
     assert relabelled(images, images.labels[:, :2], CLASSES[:2]).labels.shape == (40, 2)
 
 
-def test_where_a_bar_is_a_letter_the_table_is_named(table: Path, made: Path) -> None:
+def test_a_cache_is_read_as_it_was_made(table: Path, made: Path, tmp_path: Path) -> None:
     assert find(str(made), "several").parts["train"].labels.shape == (40, 3)
     with pytest.raises(DataError, match="several classes") as caught:
         find(str(made), "one")
-    assert caught.value.expected
+    assert "--labels one" in caught.value.hint
     assert str(table) in caught.value.hint
+    lines = [line for line in table.read_text("utf-8").splitlines() if not line.endswith(",")]
+    table = table.with_name("letters.csv")
+    table.write_text("\n".join(lines) + "\n", "utf-8")
+    letter = write(str(table), tmp_path / "letter", labels="one")
+    for reading in ("auto", "one"):
+        ours, theirs = find(str(letter.folder), reading).parts["train"], find(str(table), "one").parts["train"]
+        assert ours.classes == theirs.classes
+        assert any("|" in name for name in ours.classes)
+        np.testing.assert_array_equal(ours.labels, theirs.labels)
+    with pytest.raises(DataError, match="as a letter") as caught:
+        find(str(letter.folder), "several")
+    assert "--labels several" in caught.value.hint
+    assert not write(str(table), letter.folder, labels="one").made
+    assert write(str(table), letter.folder).made  # read in another way it is another cache
+    assert find(str(letter.folder)).parts["train"].labels.shape == (len(lines) - 1, 3)
 
 
 def test_a_table_with_other_labels_is_another_one(tmp_path: Path) -> None:

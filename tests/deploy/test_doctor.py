@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from residuum import software
+from residuum.compiling import compile_lacks
 from residuum.deploy import doctor, machine, selftest, storage
 from residuum.errors import UsageError, VerificationError
 
@@ -81,12 +82,12 @@ def test_the_limits_of_a_container_are_seen(
 
 def test_what_compile_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert machine.compile_lacks(CPU) == "compiler (no-such-compiler)"
+    assert compile_lacks(CPU) == "compiler (no-such-compiler)"
     monkeypatch.setattr(shutil, "which", lambda name: name)
-    monkeypatch.setattr(machine, "find_spec", lambda _: None)
-    assert machine.compile_lacks(torch.device("cuda")) == "Triton"
+    monkeypatch.setattr("residuum.compiling.find_spec", lambda _: None)
+    assert compile_lacks(torch.device("cuda")) == "Triton"
     monkeypatch.setattr("sysconfig.get_path", lambda _: "nowhere")
-    assert machine.compile_lacks(CPU) == "Python.h in nowhere"
+    assert compile_lacks(CPU) == "Python.h in nowhere"
 
 
 def test_gpus_are_told_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,6 +206,19 @@ def test_the_part_that_training_held_out_is_taken_and_none_that_it_learnt(finish
     assert not (tmp_path / "no").exists()
 
 
+def test_a_set_whose_cache_it_was_trained_on_is_its_own_though_the_cache_is_gone(
+    finished: Run, class_folders: Path, tmp_path: Path
+) -> None:
+    tensors, card = bundle.read(finished.folder / "best")
+    del card["format"]
+    card["data"] |= {"source": str(tmp_path / "gone"), "made_of": {"source": str(class_folders)}}
+    bundle.write(tmp_path / "best", tensors, card)
+    with pytest.raises(UsageError, match="was trained on the part"):
+        calibrate(tmp_path / "best", str(class_folders), "train", out=tmp_path / "no", device="cpu")
+    done = calibrate(tmp_path / "best", str(class_folders), out=tmp_path / "own", device="cpu")
+    assert done.calibration.found["images"] == len(finished.parts.val or ())
+
+
 def test_the_validation_part_of_another_set_comes_first(finished: Run, class_folders: Path, tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for part in ("train", "test", "val"):

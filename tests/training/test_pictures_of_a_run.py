@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from residuum.data.loading import Batch
+from residuum.data.sources import open_parts
 from residuum.deploy.predict import load
 from residuum.errors import DataError
 from residuum.evaluation.trained import evaluate
@@ -51,6 +52,30 @@ def test_skipped_pictures_are_in_every_record(tiny: Recipe, photos: Path, tmp_pa
     assert run.sample != bad
     files = [run.sample] if run.sample.is_file() else sorted(run.sample.iterdir())
     assert all(prediction.error is None for prediction in load(run.folder / "best").predict([str(f) for f in files]))
+
+
+@pytest.mark.parametrize("side_px", [None, 8])
+@pytest.mark.usefixtures("without_report")
+def test_more_than_5_percent_bad_pictures_stop_it_wherever_they_are(
+    tiny: Recipe, photos: Path, tmp_path: Path, side_px: int | None
+) -> None:
+    """Of 66 pictures 3 may be bad: no part alone has more, and all together do."""
+    import PIL.Image
+
+    wanted = replace(tiny, epochs=1, data=replace(tiny.data, on_bad_image="skip"))
+    parts = open_parts(replace(wanted.data, source=str(photos)))
+    assert parts.val is not None
+    assert parts.test is not None
+    bad = [Path(part.name(at)) for part, at in ((parts.train, 0), (parts.train, 9), (parts.val, 0), (parts.test, 0))]
+    for file in photos.rglob("*.png") if side_px else ():
+        PIL.Image.open(file).resize((8, 8)).save(file)
+    for file in bad[:3]:
+        file.write_bytes(b"")
+    run = train(wanted, data=str(photos), out=tmp_path / "run", device="cpu")
+    assert len(run.skipped) == 3
+    bad[3].write_bytes(b"")
+    with pytest.raises(DataError, match="4 of 66 pictures cannot be used"):
+        train(wanted, data=str(photos), out=tmp_path / "other", device="cpu")
 
 
 @pytest.mark.usefixtures("without_report")

@@ -39,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--px", type=flags.whole_number(0), default=256, metavar="N", help=text)
     text = "how larger pictures are resized: bilinear (default) or bicubic, as the recipe's data.interpolation"
     add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", metavar="KIND", help=text)
+    text = "what | in a label of a table means: several classes, a letter of one, or auto: several if any has it"
+    add("--labels", choices=("auto", "one", "several"), default="auto", metavar="auto|one|several", help=text)
     text = "whether a picture that cannot be used ends it (default) or is noted, for training to skip"
     add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
     flags.add_workers(parser)
@@ -69,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.out,
             px=arguments.px,
             interpolation=arguments.interpolation,
+            labels=arguments.labels,
             on_bad_image=arguments.on_bad_image,
             workers=arguments.workers,
             before=before,

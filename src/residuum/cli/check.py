@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
 from residuum.errors import DataError, ResourceError, UsageError
+from residuum.userpath import expanded
 
 if TYPE_CHECKING:
     import torch
@@ -126,7 +127,7 @@ def _table(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[W
 
     if arguments.csv is None:
         return csv_writer(None, ())
-    if _is_among(Path(arguments.csv), Path(arguments.data).expanduser()):
+    if _is_among(Path(arguments.csv), expanded(arguments.data)):
         raise _among(arguments.csv, arguments.data, "--csv ~/suspicious.csv")
     from residuum.evaluation.label_issues import COLUMNS  # imports torch
 
@@ -138,11 +139,11 @@ def _label_issues(
 ) -> list[LabelIssue]:
     from residuum.cli import progress
     from residuum.evaluation.label_check import neighbours_issues
-    from residuum.evaluation.trained import same_source, source_of
+    from residuum.evaluation.trained import was_trained_on
 
     if checked.images - len(checked.unusable) < 2:
         return []  # which the check has said already
-    if same_source(arguments.data, source_of(network)) and not arguments.quiet:
+    if was_trained_on(network, arguments.data) and not arguments.quiet:
         console.note(
             f"The network in {arguments.bundle} was trained on these labels, and may repeat wrong ones that it "
             f"has learnt. By networks that were not trained on them: residuum train --data {arguments.data} --folds 5"
@@ -174,7 +175,9 @@ def _report_place(arguments: argparse.Namespace) -> Path | None:
         UsageError: --out exists or lies among the pictures.
         ResourceError: its folder cannot be written.
     """
-    data = Path(arguments.data).expanduser()
+    from residuum.data.places import located  # imports numpy
+
+    data = located(arguments.data)
     if arguments.no_report:
         return None
     if arguments.out is not None:

@@ -22,8 +22,14 @@ examples:
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
+
+if TYPE_CHECKING:
+    from residuum.training.records import Listener
 
 _KEYS = (
     "model",
@@ -74,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "with --resume: go on even with another network or other pictures than it was started with"
     add("--override", action="store_true", help=text)
     flags.add_device(parser)
+    add("--tensorboard", action="store_true", help="also write TensorBoard's event files, into RUN/tensorboard")
     add("--dry-run", action="store_true", help="print the recipe that would run, and leave; nothing is downloaded")
     add("--offline", action="store_true", help="use no network: fail instead of downloading a set or weights")
     flags.add_accept_license(parser)
@@ -97,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     from residuum.training.train import train
 
     quiet = arguments.quiet or not announced().is_main
-    with progress.training(quiet=quiet, verbose=arguments.verbose) as listener:
+    with progress.training(quiet=quiet, verbose=arguments.verbose) as shown, _listening(arguments, shown) as listener:
         done = train(
             arguments.recipe,
             data=arguments.data,
@@ -118,6 +125,20 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         console.answer(in_words(done))
     return 0
+
+
+@contextmanager
+def _listening(arguments: argparse.Namespace, shown: Listener | None) -> Iterator[Listener | None]:
+    if not arguments.tensorboard:
+        yield shown
+        return
+    from residuum.training.tensorboard import TensorBoard
+
+    board = TensorBoard(shown)
+    try:
+        yield board
+    finally:
+        board.close()
 
 
 def _is_cross_validation(resume: str | None) -> bool:
@@ -146,7 +167,8 @@ def _cross_validate(arguments: argparse.Namespace, changes: dict[str, object]) -
                 expected="Expected --resume FOLDER alone.",
                 hint=f"Go on with: residuum train --resume {arguments.resume}",
             )
-    with progress.training(quiet=arguments.quiet, verbose=arguments.verbose) as listener:
+    quiet, verbose = arguments.quiet, arguments.verbose
+    with progress.training(quiet=quiet, verbose=verbose) as shown, _listening(arguments, shown) as listener:
         done = cross_validate(
             arguments.recipe,
             folds=arguments.folds or 0,

@@ -32,7 +32,7 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from residuum import pixels
-from residuum.data.labels import Reading, are_several
+from residuum.data.labels import SEPARATOR, Reading, are_several
 from residuum.data.mapped import Blob, MappedSet
 from residuum.data.order import spread
 from residuum.data.parts import ORDER, Found, PartName
@@ -40,6 +40,7 @@ from residuum.data.paths import Paths, displayed
 from residuum.data.sets import FileSet, ImageSet
 from residuum.errors import DataError
 from residuum.imaging import Mode
+from residuum.userpath import expanded
 
 FORMAT = 1
 """The number of the layout; one that is not known is refused."""
@@ -61,7 +62,8 @@ class Card:
 
     `source` is the set as it was named, `place` where it is if it is on this machine's disk, `root` what the names of
     its pictures begin with; `files` are its shards with size and time, if it has any; `bad` is why a picture could not
-    be used, by its place; `notes` and `warnings` are what the set was found with.
+    be used, by its place; `notes` and `warnings` are what the set was found with, `labels` how those of a
+    table were read.
     """
 
     source: str
@@ -79,37 +81,33 @@ class Card:
     files: dict[str, list[int]]
     notes: dict[str, object]
     warnings: list[str]
+    labels: Reading = "auto"
 
 
 def is_cache(folder: Path) -> bool:
     """Whether `folder` is a cache, be it incomplete."""
-    return (folder / CARD).is_file()
+    return os.path.isfile(folder / CARD)  # noqa: PTH113 (which refuses nothing: what may not be looked at is none)
 
 
 def made_of(source: str) -> str:
     """Returns where the set is that the cache `source` was made of; `source` itself where it is no cache."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not is_cache(folder):
         return source
     card = read_card(folder)
     return card.place or card.source
 
 
-def find(folder: Path, find_source: Callable[[str], Found], labels: Reading = "auto") -> Found:
+def find(folder: Path, find_source: Callable[[str, Reading], Found], labels: Reading = "auto") -> Found:
     """Returns the parts that a cache holds; `find_source` finds the set that it was made of, if that is still there.
 
     Raises:
-        DataError: the cache is incomplete or damaged, the set has changed since, or `labels` are to be read as "one"
-            class each, and are not.
+        DataError: the cache is incomplete or damaged, the set has changed since, or its labels were read in
+            another way than `labels` says.
     """
     card = read_card(folder)
     index = _read_index(folder, card)
-    if labels == "one" and are_several(index["labels"]):
-        raise DataError(
-            f"The cache {displayed(str(folder))} was made of labels that hold several classes, with | between.",
-            expected="Expected data.labels = 'auto' or 'several' for it.",
-            hint=f"Where | is a letter of a class's name, name the table itself: --data {card.source}",
-        )
+    _refuse_other_reading(folder, card, index, labels)
     sizes, starts, paths = index["sizes"], index["starts"], Paths.from_arrays("", index)
     _refuse_changed(folder, card, index, paths, find_source)
     blob = Blob(_mapped(folder, card), starts, sizes, card.mode, paths, card.bad)
@@ -121,6 +119,21 @@ def find(folder: Path, find_source: Callable[[str], Found], labels: Reading = "a
         first += count
     made = {"source": card.source, "root": card.root, "px": card.px, "interpolation": card.interpolation}
     return Found("cache", parts, card.divided, {**card.notes, "made_of": made}, card.warnings)
+
+
+def _refuse_other_reading(folder: Path, card: Card, index: dict[str, NDArray[Any]], labels: Reading) -> None:
+    """Raises DataError where | in a label was taken for a letter, and is to be a separator now, or the reverse."""
+    letter = card.labels == "one" and any(SEPARATOR in name for name in card.classes)
+    if not (letter if labels == "several" else labels == "one" and are_several(index["labels"])):
+        return
+    were, wanted = (
+        ("one class each, with | as a letter", "several") if letter else ("several classes, with | between", "one")
+    )
+    raise DataError(
+        f"The cache {displayed(str(folder))} was made of labels that were read as {were}.",
+        expected=f"Expected data.labels = '{'one' if letter else 'several'}' or 'auto' for it.",
+        hint=f"Make it again: residuum cache {card.source} --labels {wanted} --out {displayed(str(folder))}",
+    )
 
 
 def verify(folder: Path) -> None:
@@ -239,7 +252,7 @@ def _refuse_changed(
     card: Card,
     index: dict[str, NDArray[Any]],
     paths: Paths,
-    find_source: Callable[[str], Found],
+    find_source: Callable[[str, Reading], Found],
 ) -> None:
     """Raises DataError where the set that the cache was made of is still there, and is another one now."""
     changed = ""
@@ -248,7 +261,7 @@ def _refuse_changed(
         changed = f"{_these(len(others), 'file')} different, such as {displayed(others[0])}" if others else ""
     elif card.place is not None and "stamps" in index and Path(card.place).exists():
         try:
-            found = find_source(card.place)
+            found = find_source(card.place, card.labels)
         except DataError:
             return  # what is there now is no set any more: the cache is all that there is
         changed = _difference(card, index, paths, found)

@@ -7,32 +7,32 @@ A cache has one writer at a time and any number of readers; who reads an older o
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from residuum import bundle
+from residuum import aside
 from residuum.data import cache
 from residuum.data.paths import displayed
 from residuum.errors import ResourceError, UsageError
+from residuum.userpath import expanded
 
 
 @contextmanager
 def in_place_when_done(folder: Path, bytes_needed: int) -> Iterator[Path]:
     """Yields a folder to write to, which then takes the place of the cache; whatever is raised, it is removed."""
-    aside = folder.parent / f"{_prefix(folder)}writing-{os.getpid()}-{secrets.token_hex(4)}"
+    new = aside.new_place(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(folder)
         try:
-            aside.mkdir()
-            yield aside
-            bundle.put_in_place(aside, folder)
+            new.mkdir()
+            yield new
+            aside.put_in_place(new, folder)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
     except OSError as error:
         raise ResourceError(
             f"Cannot write the cache {displayed(str(folder))}: {error.strerror or error}.",
@@ -43,7 +43,7 @@ def in_place_when_done(folder: Path, bytes_needed: int) -> Iterator[Path]:
 
 def refuse_place(folder: Path, source: str) -> None:
     """Refuses to write among the pictures, or in the place of anything but a cache or an empty folder."""
-    data = Path(source).expanduser()
+    data = expanded(source)
     if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
         raise UsageError(
             f"{displayed(str(folder))} lies among the pictures of {displayed(source)}.",
@@ -65,17 +65,10 @@ def refuse_place(folder: Path, source: str) -> None:
         )
 
 
-def _prefix(folder: Path) -> str:
-    """What the names of all siblings that belong to `folder` start with."""
-    return f".{folder.name}."
-
-
 def _remove_leftovers(folder: Path) -> None:
     """Removes what killed writers left, and puts an older cache back that one of them had moved aside."""
-    for sibling in folder.parent.iterdir():
-        if sibling.name.startswith(f"{_prefix(folder)}writing-"):
-            shutil.rmtree(sibling, ignore_errors=True)
-    older = folder.parent / f"{_prefix(folder)}older"
+    aside.remove_unfinished(folder)
+    older = aside.older(folder)
     if older.exists():
         if folder.exists():
             shutil.rmtree(older, ignore_errors=True)

@@ -25,13 +25,15 @@ from residuum import imaging, pixels
 from residuum.data import cache, parquet, patterns, sources, tar
 from residuum.data.cache import CARD, FORMAT, INDEX, PIXELS, SUMS, Card
 from residuum.data.cache_place import flush, free_bytes, in_place_when_done, refuse_place
-from residuum.data.labels import are_several
+from residuum.data.labels import Reading, are_several
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import PathsBuilder, displayed
+from residuum.data.places import is_named, root_of
 from residuum.data.sets import FileSet, ImageSet, opened, refuse_if_many_bad, sampled
 from residuum.data.verification import OnBadImage
 from residuum.errors import DataError, PictureError, ResourceError, UsageError
 from residuum.threads import cores
+from residuum.userpath import expanded
 
 _SAMPLE = 256
 """So many pictures are looked at to say how much the cache will take."""
@@ -92,13 +94,14 @@ def write(
     *,
     px: int = 256,
     interpolation: pixels.Interpolation = "bilinear",
+    labels: Reading = "auto",
     on_bad_image: OnBadImage = "error",
     workers: int = 0,
     before: Callable[[Plan], None] = lambda plan: None,  # noqa: ARG005
     progress: Callable[[int], None] = lambda count: None,  # noqa: ARG005
 ) -> Cached:
     """Makes a cache of `source` in `folder`, in the place of an older one; shorter sides above `px` become `px` (0:
-    every picture stays as large as it is).
+    every picture stays as large as it is). `labels` says how a table's are read.
 
     `before` is told what it will take before it begins, and `progress` how many more pictures are done. A picture that
     cannot be used ends it, or, with `on_bad_image` "skip", is kept as one that has no pixels: training says of it what
@@ -110,11 +113,11 @@ def write(
         ResourceError: the disk has too little space, or cannot be written.
     """
     began = time.monotonic()
-    found = _found(source)
+    found = _found(source, labels)
     refuse_place(folder, source)
     parts = {part: found.parts[part] for part in ORDER if part in found.parts}
     total = sum(map(len, parts.values()))
-    present = _present(source, folder, px, interpolation)
+    present = _present(source, folder, px, interpolation, labels)
     if present is not None:
         return present
     plan = Plan(source, folder, total, _estimated(parts, px), free_bytes(folder))
@@ -122,7 +125,7 @@ def write(
     _refuse_if_too_large(plan)
     with in_place_when_done(folder, plan.bytes) as aside:
         index = _write_pictures(aside, parts, px, interpolation, on_bad_image, workers or cores(), progress)
-        card = _card(source, found, parts, px, interpolation, index)
+        card = _card(source, found, parts, px, interpolation, labels, index)
         _write_rest(aside, parts, card, index)
     return _cached(folder, card, list(_names(parts)), time.monotonic() - began)
 
@@ -137,15 +140,15 @@ def _refuse_if_too_large(plan: Plan) -> None:
         )
 
 
-def _found(source: str) -> Found:
+def _found(source: str, labels: Reading) -> Found:
     """Returns what a source holds, which is something, and no cache."""
-    if cache.is_cache(Path(source).expanduser()):
+    if cache.is_cache(expanded(source)):
         raise UsageError(
             f"{displayed(source)} is a cache already.",
             expected="Expected the set that it was made of, or another one.",
             hint=f"Train on it: residuum train --data {displayed(source)}",
         )
-    found = sources.find(source)
+    found = sources.find(source, labels)
     if not any(map(len, found.parts.values())):
         raise DataError(
             f"There are no pictures in {displayed(source)}.",
@@ -159,13 +162,14 @@ def _first(found: Found) -> ImageSet:
     return next(iter(found.parts.values()))
 
 
-def _present(source: str, folder: Path, px: int, interpolation: str) -> Cached | None:
+def _present(source: str, folder: Path, px: int, interpolation: str, labels: Reading) -> Cached | None:
     """Returns the cache that is there already, if it is of the same pictures in the same way."""
     if not cache.is_cache(folder):
         return None
     try:
         card = cache.read_card(folder)
-        if (card.source, card.place, card.px, card.interpolation) != (source, _place(source), px, interpolation):
+        made = (card.source, card.place, card.px, card.interpolation, card.labels)
+        if made != (source, _place(source), px, interpolation, labels):
             return None
         found = cache.find(folder, sources.find)
     except DataError:
@@ -271,12 +275,13 @@ def _card(
     parts: dict[PartName, ImageSet],
     px: int,
     interpolation: pixels.Interpolation,
+    labels: Reading,
     index: _Index,
 ) -> Card:
     return Card(
         source=displayed(source),
         place=_place(source),
-        root=sources.root_of(source),
+        root=root_of(source),
         kind=found.kind,
         classes=_first(found).classes,
         mode=_first(found).mode,
@@ -289,6 +294,7 @@ def _card(
         files={str(file.resolve()): list(cache.stamp(str(file))) for file in _shards(source, parts)},
         notes=found.notes,
         warnings=found.warnings,
+        labels=labels,
     )
 
 
@@ -325,19 +331,15 @@ def _names(parts: dict[PartName, ImageSet]) -> Iterator[str]:
 
 def _place(source: str) -> str | None:
     """Returns where a set is on this machine's disk; None for one that has a name only."""
-    path = Path(source).expanduser()
-    return displayed(str(path.resolve())) if not _is_named(source) and path.exists() else None
-
-
-def _is_named(source: str) -> bool:
-    return source.split(":", maxsplit=1)[0] in sources.NAMED
+    path = expanded(source)
+    return displayed(str(path.resolve())) if not is_named(source) and path.exists() else None
 
 
 def _shards(source: str, parts: dict[PartName, ImageSet]) -> list[Path]:
     """Returns the files that a set is in, where they are not its pictures."""
-    if _is_named(source) or all(isinstance(images, FileSet) for images in parts.values()):
+    if is_named(source) or all(isinstance(images, FileSet) for images in parts.values()):
         return []
-    path = Path(source).expanduser()
+    path = expanded(source)
     if path.is_dir():
         return parquet.shards_of(path) or [shard for shards in tar.shards_of(path).values() for shard in shards]
     if path.is_file():

@@ -43,8 +43,10 @@ class Parts:
 
     @property
     def total(self) -> int:
-        """The pictures of all parts."""
-        return sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
+        """The pictures of all parts, and those that were left out when a small set was read."""
+        skipped = self.record.get("skipped")
+        left_out = len(skipped) if isinstance(skipped, dict) else 0
+        return left_out + sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
 
 
 def same_pictures(record: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from residuum.data.paths import displayed
 from residuum.errors import DataError
+from residuum.userpath import expanded
 
 MOST_FILES = 1_000_000
 
@@ -26,7 +27,7 @@ def files_of(source: str) -> list[Path]:
         DataError: a file that the braces name is not there.
     """
     names: dict[str, None] = {}
-    for name in _expanded(str(Path(source).expanduser())):
+    for name in _alternatives(str(expanded(source))):
         if glob.has_magic(name):
             names |= dict.fromkeys(sorted(glob.glob(name)))  # noqa: PTH207 (the pattern may be absolute)
         else:
@@ -43,7 +44,7 @@ def files_of(source: str) -> list[Path]:
     return files
 
 
-def _expanded(pattern: str) -> list[str]:
+def _alternatives(pattern: str) -> list[str]:
     """Returns what a pattern's braces stand for: {000..123} numbers of one width, {a,b} words."""
     match = _BRACES.search(pattern)
     if match is None:
@@ -59,4 +60,6 @@ def _expanded(pattern: str) -> list[str]:
                 hint="For example: 'train-{000000..000123}.tar'",
             )
         inside = [f"{number:0{width}d}" for number in range(first, last + 1)]
-    return [found for word in inside for found in _expanded(pattern[: match.start()] + word + pattern[match.end() :])]
+    return [
+        found for word in inside for found in _alternatives(pattern[: match.start()] + word + pattern[match.end() :])
+    ]

@@ -38,6 +38,7 @@ from residuum.data.parts import (
     stratified_split,
 )
 from residuum.data.paths import displayed
+from residuum.data.places import NAMED, located, root_of
 from residuum.data.sets import (
     ImageSet,
     ResidentSet,
@@ -58,9 +59,6 @@ RESIDENT_PX = 64
 
 RESIDENT_BYTES = 2 * 2**30
 """... unless its pixels take more than this."""
-
-NAMED = ("digits", "synthetic", "cifar10", "cifar100")
-"""Sources that are no path, whatever lies in the current folder."""
 
 _SPLIT_STREAM = {"val": 0, "test": 1}
 
@@ -155,6 +153,7 @@ def find(source: str, labels: Reading = "auto") -> Found:
 
     Raises:
         DataError: nothing is there, or it is not an image set.
+        UsageError: nothing is named.
         NetworkError: it must be downloaded and cannot be.
     """
     if source == "digits":
@@ -163,7 +162,7 @@ def find(source: str, labels: Reading = "auto") -> Found:
         return builtin.synthetic(source)
     if source in cifar.ARCHIVES:
         return cifar.find(source)
-    path = Path(source).expanduser()
+    path = located(source)
     if path.is_dir():
         if cache.is_cache(path):
             return cache.find(path, find, labels)
@@ -306,12 +305,6 @@ def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: i
         return images
     loaded = resident_exact(images, size, skipped=skipped if data.on_bad_image == "skip" else None, of=total)
     return images if loaded is None else loaded
-
-
-def root_of(source: str) -> str:
-    """Returns what the names of a source's pictures begin with, wherever the set lies."""
-    path = Path(source).expanduser()
-    return str(path if path.is_dir() else path.parent)
 
 
 def _digest(images: ImageSet, root: str) -> str:

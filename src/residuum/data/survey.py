@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from residuum.data import cache, cifar, folders, parquet, sources, tables, tar
+from residuum.data import cache, folders, parquet, sources, tables, tar
 from residuum.data.parts import ORDER, Found, PartName
 from residuum.data.paths import displayed, natural_key
+from residuum.data.places import is_named, located
 from residuum.data.sets import ImageSet
 from residuum.imaging import EXTENSIONS
 
@@ -63,10 +64,10 @@ def survey(source: str) -> Survey:
 
     Raises:
         DataError: nothing is there, or it is not an image set at all, or it is a cache that is damaged.
+        UsageError: nothing is named.
         NetworkError: it must be downloaded and cannot be.
     """
-    path = Path(source).expanduser()
-    named = source.split(":", maxsplit=1)[0] in ("digits", "synthetic") or source in cifar.ARCHIVES
+    path, named = located(source), is_named(source)
     if not named and cache.is_cache(path):
         cache.verify(path)
         return _plain(sources.find(source))

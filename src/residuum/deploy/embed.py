@@ -36,6 +36,7 @@ from residuum.models._catalog import untrained_model
 from residuum.models.convert import recognised, usual_preprocessing
 from residuum.models.embedding import Embedder, embedder
 from residuum.models.layers import Network
+from residuum.userpath import expanded
 
 _NOT_FINITE = "the network's answer is not finite"
 
@@ -267,7 +268,7 @@ def _of_weights(name: str, weights: str) -> tuple[Network, Preprocessing]:
     found.load_into(model)
     known = found.known
     if known is None and found.card is None:
-        known = recognised(Path(weights).expanduser(), name)
+        known = recognised(expanded(weights), name)
     if known is not None:
         return model, known.preprocessing
     stored: Any = (found.card or {}).get("preprocessing")

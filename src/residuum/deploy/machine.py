@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 import os
 import re
-import shutil
-import sysconfig
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from residuum import hardware
+from residuum.compiling import compile_lacks
 from residuum.memory import available_bytes, control_groups
 from residuum.models import fused
 
@@ -65,19 +63,6 @@ def backends() -> list[str]:
         return []
     there = {"gloo": spoken.is_gloo_available(), "nccl": spoken.is_nccl_available(), "mpi": spoken.is_mpi_available()}
     return [name for name, is_there in there.items() if is_there]
-
-
-def compile_lacks(device: torch.device) -> str | None:
-    """Returns what `compile = true` would miss on `device`, or None: torch.compile writes C++, or Triton on GPUs."""
-    if device.type == "mps":
-        return None
-    compiler = os.environ.get("CXX") or "g++" if device.type == "cpu" else os.environ.get("CC") or "cc"
-    if shutil.which(compiler) is None:
-        return f"compiler ({compiler})"
-    if device.type == "cuda" and find_spec("triton") is None:
-        return "Triton"
-    headers = Path(sysconfig.get_path("include"))
-    return None if (headers / "Python.h").is_file() else f"Python.h in {headers}"
 
 
 def _precision(device: torch.device) -> str:

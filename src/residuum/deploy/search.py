@@ -31,6 +31,7 @@ from residuum.deploy.vectors import Made
 from residuum.errors import DataError, PictureError, ResiduumError, UsageError, WeightsError
 from residuum.evaluation import neighbours
 from residuum.evaluation.searcher import Searcher
+from residuum.userpath import expanded
 
 MOST_PAIRS = 1_000_000
 """Of more near-duplicate pairs than this, the most similar are kept: 20 MB of them."""
@@ -229,7 +230,7 @@ class Index:
     def _place(self, path: str) -> str:
         """Returns where a path is: as it was given, or seen from the folder in which the index was made."""
         there = Path(self.made.folder) / path
-        return path if Path(path).expanduser().exists() or not there.exists() else str(there)
+        return path if expanded(path).exists() or not there.exists() else str(there)
 
     def _set(self, number: int) -> ImageSet | None:
         if number not in self._sets:

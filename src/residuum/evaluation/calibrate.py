@@ -40,8 +40,7 @@ from residuum.evaluation.trained import (
     pictures_of,
     reading_of,
     refuse_unknown,
-    same_source,
-    source_of,
+    was_trained_on,
 )
 from residuum.models import saved
 
@@ -235,7 +234,7 @@ def _refuse_several(trained: saved.Saved, folder: Path) -> None:
 def _pictures(
     trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage
 ) -> tuple[ImageSet, str, dict[str, str]]:
-    if data is None or same_source(data, source_of(trained)):
+    if data is None or was_trained_on(trained, data):
         part = split or "val"
         if PART_NAMES.get(part.lower()) == "train":
             raise UsageError(

@@ -20,6 +20,7 @@ from residuum.imaging import Preprocessing
 from residuum.models import foreign, layouts
 from residuum.models.layers import Network
 from residuum.models.weights import WEIGHTS, Weights, check_licence, named, obtain
+from residuum.userpath import expanded
 
 NONE = "none"
 UNSPECIFIED = "unspecified"
@@ -89,7 +90,7 @@ def find(weights: str | Path | None, model: str, options: Mapping[str, object]) 
     """
     if weights is None or weights == NONE:
         return None
-    path = Path(weights).expanduser()
+    path = expanded(weights)
     if str(weights) != "imagenet" and str(weights) not in WEIGHTS and path.exists():
         return _bundle(path, model, options) if path.is_dir() else Pretrained(str(weights), foreign.read(path))
     card = named(str(weights), model)

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
+from residuum.compiling import refuse_if_it_cannot
 from residuum.data.balance import class_weights
 from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader, TrainLoader
 from residuum.data.mixing import mixing_of
-from residuum.data.sets import ImageSet, sampled, subset
+from residuum.data.sets import ImageSet, refuse_if_many_bad, sampled, subset
 from residuum.data.sources import Parts, open_parts, parts_in_mode, statistics
 from residuum.data.verification import verify
 from residuum.distributed import ALONE, World, synchronised
@@ -47,6 +48,7 @@ def build(
     A run that is not `fresh` gets its weights from a checkpoint, and none are looked for to start from.
     """
     hardware.take(device)
+    refuse_if_it_cannot(device, wanted.compile)
     precision = hardware.choose_precision(wanted.precision, device)
     start, parts, wanted = _found(wanted, world, fresh)
     skipped = world.from_main(lambda: _verify(parts, wanted))
@@ -189,6 +191,7 @@ def _network(
     torch.manual_seed(wanted.seed)
     memory_format = torch.channels_last if wanted.channels_last else torch.contiguous_format
     model = create_model(**card)
+    _refuse_lone_pixels(model, wanted)
     origin = start.load_into(model) + transfer.choose_head(model, start, wanted.transfer, classes) if start else ""
     model = model.to(device).to(memory_format=memory_format)
     if wanted.sync_batch_norm and world.size > 1:
@@ -198,6 +201,23 @@ def _network(
     ids = [device.index] if device.type == "cuda" else None
     some_wait = transfer.freezes(wanted.transfer, len(model.stages))  # their gradients are not there to be shared
     return model, DistributedDataParallel(model, device_ids=ids, find_unused_parameters=some_wait), origin
+
+
+def _refuse_lone_pixels(model: Network, wanted: recipe.Recipe) -> None:
+    """Refuses batches of one picture whose last map is one pixel: batch norm has nothing to take a variance of.
+
+    Raises:
+        RecipeError: they are that.
+    """
+    data, stride = wanted.data, model.feature_strides[-1]
+    smallest = min(data.img_size, wanted.augment.start_px or data.img_size)
+    if data.batch_size == 1 and smallest <= stride:
+        raise RecipeError(
+            f"Batches of one picture of {smallest} px end in a single pixel in {wanted.model.name}, and batch norm "
+            "cannot learn from one.",
+            expected=f"Expected data.batch_size from 2, or pictures larger than {stride} px.",
+            hint=f"For example: --batch-size 2, or --img-size {2 * stride}",
+        )
 
 
 def _train_loader(
@@ -261,6 +281,7 @@ def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
     for part in (parts.train, parts.val, parts.test):
         if part is not None:
             skipped |= verify(part, wanted.data.on_bad_image, parts.total)
+            refuse_if_many_bad(skipped, parts.total)
     return skipped
 
 

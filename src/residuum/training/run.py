@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from residuum import hardware, imaging, recipe
 from residuum.data.loading import Batch, EvalLoader, TrainLoader
 from residuum.data.mixing import Mixing
-from residuum.data.sets import ImageSet
+from residuum.data.sets import ImageSet, refuse_if_many_bad
 from residuum.data.sources import Parts
 from residuum.distributed import ALONE, World
 from residuum.errors import DivergedError, ResourceError
@@ -320,9 +320,14 @@ class Run:
             self.save({"val": scores.summary()} if scores else {}, best=better)
 
     def note_skipped(self, found: dict[str, str]) -> None:
-        """Adds the bad pictures that any process has found to those of the run."""
+        """Adds the bad pictures that any process has found to those of the run.
+
+        Raises:
+            DataError: more than 5 % of the set's pictures cannot be used.
+        """
         for skipped in self.world.gather(found):
             self.skipped |= skipped
+        refuse_if_many_bad(self.skipped, self.parts.total)
 
     def numbers(self) -> dict[str, Any]:
         """Everything that changes and is not a tensor, in JSON's types."""
