@@ -1,6 +1,7 @@
 """What the machine computes with: the device, the number format, and the memory allocator's manners.
 
-Source: glibc's mallopt(3) for `keep_freed_memory`.
+Source: glibc's mallopt(3) for `keep_freed_memory`; torch's tutorial "Compile Time Caching Configuration" for
+`keep_compiled_code`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from typing import Literal, get_args
 import torch
 
 from residuum import software
+from residuum.download import cache_folder
 from residuum.errors import UsageError
 from residuum.threads import cores
 
@@ -104,6 +107,24 @@ def keep_freed_memory() -> None:
         trim_threshold, mmap_threshold = -1, -3
         mallopt(mmap_threshold, 1 << 30)
         mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def keep_compiled_code() -> None:
+    """Lets the next run find what torch compiles in this one: in `compiled` of the folder where downloads are kept,
+    unless TORCHINDUCTOR_CACHE_DIR names another. Called before the first compiled step.
+
+    torch's own choice, a folder for temporary files, stays where ours cannot be written to.
+    """
+    if os.environ.get(_COMPILED):
+        return
+    folder = cache_folder() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            os.environ[_COMPILED] = str(folder)
+
+
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def describe(device: torch.device) -> dict[str, object]:
