@@ -116,6 +116,7 @@ def test_recipe2015_goes_on_where_it_was(ran: Any) -> None:
     assert again["mean test error of 2 runs"]["goal"] == "at most 8.75"
 
 
+@pytest.mark.slow
 def test_a_trial_of_2015_is_no_published_run(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It is scored on training pictures, and neither its rows nor what it left in the cache are gone on with."""
     trial = ran("recipe2015", seeds=1, held_out=5000, changes={"optim.lr": "0.01"})
