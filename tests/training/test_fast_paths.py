@@ -6,7 +6,6 @@ Others have their tests beside them: captured steps (`test_captured.py`), the fu
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,16 +73,9 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Stepped:
     return stepped(SMALL, tmp_path_factory.mktemp("plain"))
 
 
-NO_COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler")
-
-
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[pytest.mark.slow, NO_COMPILER])])
-def test_a_compiled_step_is_the_plain_one(
-    backend: str, plain: Stepped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The graphs that torch traces, forward and backward: called as they are, which takes seconds, and by the code that
-    is generated for them, as users have it."""
-    counter = CompileCounterWithBackend(backend)
+def test_a_compiled_step_is_the_plain_one(plain: Stepped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graphs that torch traces, forward and backward, called as they are; code is not generated for them."""
+    counter = CompileCounterWithBackend("aot_eager")
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
     fast = stepped(replace(SMALL, compile=True), tmp_path)
     assert counter.frame_count == 1, "the whole network is one graph"
