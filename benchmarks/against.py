@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import functools
 import importlib.util
 import subprocess
 import sys
@@ -24,9 +25,9 @@ from datetime import date
 from importlib import metadata
 from pathlib import Path
 
-from arms import HERE, Arm, ArmError, answered, environment
+from arms import HERE, Arm, ArmError, told
 from comparisons import GROUPS, OURS, PUBLISHED_BATCH, Size, Together, Words, make_cache
-from goals import AGREEMENT, GOALS, TOP1_FAST, goal
+from goals import AGREEMENT, GOALS, goal
 
 from residuum import software
 from residuum.timing import Figure, Measure, in_turns, ratio
@@ -36,7 +37,8 @@ TRAINING = OUT.with_name("training.csv")
 LIBRARIES = ("torch", "torchvision", "timm", "onnxruntime", "openvino")
 COLUMNS = (
     "name", "unit", "ours", "ours_low", "ours_high", "peer", "peer_low", "peer_high", "ratio", "ratio_low",
-    "ratio_high", "turns", "mode", "agreement", "date", "machine", "cores", "python", *LIBRARIES, "residuum", "commit",
+    "ratio_high", "turns", "mode", "agreement", "top1", "date", "machine", "cores", "python", *LIBRARIES, "residuum",
+    "commit",
 )  # fmt: skip
 
 _PUBLISHED_STEPS = 64_000
@@ -52,10 +54,11 @@ def main() -> int:
     parser.add_argument("--turns", type=int, default=0, metavar="N", help="how often each arm is measured (default: 5)")
     parser.add_argument("--quick", action="store_true", help="tiny networks, to see that it works; nothing is kept")
     parser.add_argument("--out", type=Path, metavar="CSV", help=f"the table (default: {OUT.name} under docs/results)")
+    text = "what measure.py has written, for the row cifar-time (default: docs/results/training.csv)"
+    parser.add_argument("--training", type=Path, metavar="CSV", default=TRAINING, help=text)
     arguments = parser.parse_args()
-    unknown = sorted({*arguments.rows} - {*names})
-    if unknown:
-        parser.error(f"no row is called {', '.join(unknown)}; there are {', '.join(names)}")
+    if wrong := wrong_words(arguments, names):
+        parser.error(wrong)
     size = Size(arguments.quick, arguments.turns or (1 if arguments.quick else 5), arguments.photos, arguments.bundle)
     out = arguments.out or (None if arguments.quick else OUT)
     failed = 0
@@ -64,11 +67,30 @@ def main() -> int:
         rows = [name for name in rows if is_there(name, together)]
         if rows:
             try:
-                failed |= compare(together, rows, size, out)
+                failed |= compare(together, rows, size, out, arguments.training)
             except (ArmError, subprocess.SubprocessError, OSError) as error:
                 failed = 1
                 print(f"{', '.join(rows)}: not measured: {error}", flush=True)
     return failed
+
+
+def wrong_words(arguments: argparse.Namespace, names: Sequence[str]) -> str:
+    """Returns what is wrong with a command line; nothing where all of its words mean something."""
+    rows, photos, bundle = {*(arguments.rows or names)}, arguments.photos, arguments.bundle
+    answering = any(name.startswith("inference") for name in rows)
+    if unknown := sorted(rows - {*names}):
+        return f"no row is called {', '.join(unknown)}; there are {', '.join(names)}"
+    if bundle and not photos:
+        return "--bundle answers on photos: give them, too, with --photos FOLDER"
+    if bundle and not answering:
+        return "--bundle means nothing to these rows: it is for inference"
+    if photos and not (bundle and answering) and not rows & {"photos", "photos-cache"}:
+        return "--photos means nothing to these rows: it is for photos, photos-cache and, with --bundle, inference"
+    if photos and not Path(photos).is_dir():
+        return f"--photos {photos} is no folder; expected one with a folder of photos for each class"
+    if bundle and not (Path(bundle) / "model.json").is_file():
+        return f"--bundle {bundle} is no trained network; expected a folder such as runs/photos-1/best"
+    return ""
 
 
 def is_there(name: str, together: Together) -> bool:
@@ -80,10 +102,10 @@ def is_there(name: str, together: Together) -> bool:
     return not missing
 
 
-def compare(together: Together, rows: Sequence[str], size: Size, out: Path | None) -> int:
-    """Measures some rows of a group in one run, and writes them; returns 1 where an arm did not begin."""
+def compare(together: Together, rows: Sequence[str], size: Size, out: Path | None, training: Path) -> int:
+    """Measures some rows of a group in one run, and writes them; returns 1 where one of them could not be measured."""
     with tempfile.TemporaryDirectory(prefix="residuum-against-") as folder, ExitStack() as stack:
-        every = together.arms(size, Path(folder))
+        wanted, every = rows, together.arms(size, Path(folder))
         if "photos-cache" in rows and not make_cache(Path(folder)):
             rows = [name for name in rows if name != "photos-cache"]
         used = {arm for name in rows for arm in together.rows[name]}
@@ -93,17 +115,17 @@ def compare(together: Together, rows: Sequence[str], size: Size, out: Path | Non
         rows = [name for name in rows if not lost & {*together.rows[name]}]
         found = in_turns(measures, size.turns, tell=lambda arm: print(f"  {arm}", file=sys.stderr, flush=True))
     if rows == ["cifar-time"]:
-        write_time(found["published"], out)
-        return int(bool(lost))
-    told = best_mode(found, size) if any(arm.startswith("ours: ") for arm in found) else {}
-    best = told.pop("arm", "ours")
+        write_time(found["published"], out, training)
+        return 0
+    about = best_mode(found, size) if any(arm.startswith("ours: ") for arm in found) else {}
+    best = about.pop("arm", "ours")
     for name in rows:
         ours, peer = (
             [value / together.shared_by for value in found[best if arm == "ours" else arm]]
             for arm in together.rows[name]
         )
-        write(out, row_of(name, together.unit, ours, peer), told)
-    return int(bool(lost))
+        write(out, row_of(name, together.unit, ours, peer), about)
+    return int(bool(lost) or len(rows) < len(wanted))
 
 
 def begun(arm: str, how: Words | Measure, size: Size, stack: ExitStack) -> Measure | None:
@@ -133,9 +155,7 @@ def agreement_of(size: Size) -> dict[str, float]:
     """Returns in percent how far each mode agrees with float32 on real photos; nothing where there are none."""
     if size.bundle is None or size.photos is None:
         return {}
-    words = [sys.executable, OURS, "agreement", "--model", size.bundle, "--data", size.photos]
-    said = subprocess.run(words, capture_output=True, text=True, check=True, env=environment())
-    found: dict[str, float] = answered(said.stdout.splitlines()[-1])["agreement"]
+    found: dict[str, float] = told([OURS, "agreement", "--model", size.bundle, "--data", size.photos])["agreement"]
     return found
 
 
@@ -153,22 +173,22 @@ def in_columns(what: str, median: float, low: float, high: float) -> dict[str, s
     return {what: short(median), f"{what}_low": short(low), f"{what}_high": short(high)}
 
 
-def write_time(rates: Sequence[float], out: Path | None) -> None:
-    """Writes how long the fast recipe takes to its accuracy, against the published one's 64,000 steps."""
+def write_time(rates: Sequence[float], out: Path | None, training: Path) -> None:
+    """Writes how long the median run of the fast recipe takes here, against the published one's 64,000 steps.
+
+    The row has the test accuracy too: where that is too low, the goal is missed, however fast the run was.
+    """
     here = where()
-    mine = (here["machine"], str(here["cores"]))
-    runs = [row for row in read(TRAINING) if row["recipe"] == "resnet20_cifar10_fast"]
-    runs = [row for row in runs if (row["machine"], row["cores"]) == mine]
+    mine = {"recipe": "resnet20_cifar10_fast", "data": "cifar10", "part": "test"}
+    mine |= {key: str(here[key]) for key in ("machine", "cores")}
+    runs = [row for row in read(training) if mine.items() <= row.items()]
     if not runs:
         print("cifar-time: not measured: first python benchmarks/measure.py cifar --data SHARDS", flush=True)
         return
     top1 = Figure.of(float(run["top1"]) for run in runs)
-    if top1.median < TOP1_FAST:
-        print(f"cifar-time: missed: the median run reached {top1.median:.2f} %, not {TOP1_FAST} %", flush=True)
-        return
     fast = Figure.of(float(run["train_seconds"]) for run in runs)
     slow = Figure.of(_PUBLISHED_STEPS * PUBLISHED_BATCH / rate for rate in rates)
-    row: dict[str, object] = {"name": "cifar-time", "unit": "s", "turns": len(rates)}
+    row: dict[str, object] = {"name": "cifar-time", "unit": "s", "turns": len(rates), "top1": f"{top1.median:.3f}"}
     row |= in_columns("ours", fast.median, fast.low, fast.high) | in_columns("peer", slow.median, slow.low, slow.high)
     row |= in_columns("ratio", fast.median / slow.median, fast.low / slow.high, fast.high / slow.low)
     write(out, row, {})
@@ -179,6 +199,7 @@ def short(value: float) -> str:
     return f"{float(f'{value:.4g}'):.10g}"
 
 
+@functools.cache  # what is written on the way would make a checkout look changed
 def where() -> dict[str, object]:
     """Returns date, machine and versions, for every row."""
     import torch
@@ -214,12 +235,13 @@ def read(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def write(out: Path | None, row: Mapping[str, object], told: Mapping[str, str]) -> None:
+def write(out: Path | None, row: Mapping[str, object], about: Mapping[str, str]) -> None:
     """Shows a row, and puts it in the place of an older one of its name, in the order of the goals."""
-    full = {**dict.fromkeys(COLUMNS, ""), **where(), **row, **told}
+    full = {**dict.fromkeys(COLUMNS, ""), **where(), **row, **about}
     wanted = goal(str(row["name"]))
-    verdict = "" if wanted.ratio is None else ": met" if wanted.met(float(str(row["ratio"]))) else ": missed"
-    print(f"{row['name']}: {row['ratio']} x (goal: {wanted.in_words()}){verdict}", flush=True)
+    verdict = "" if wanted.ratio is None else ": met" if wanted.met_by(row) else ": missed"
+    reached = f", {row['top1']} % of {wanted.top1:g} %" if wanted.top1 else ""
+    print(f"{row['name']}: {row['ratio']} x (goal: {wanted.in_words()}){reached}{verdict}", flush=True)
     if out is None:
         return
     rows: dict[str, Mapping[str, object]] = {**{old["name"]: old for old in read(out)}, str(row["name"]): full}

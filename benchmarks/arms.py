@@ -88,12 +88,22 @@ class Arm:
 
 def once(words: Sequence[str]) -> float:
     """Runs an arm that measures once in a process of its own, and returns what it found."""
+    return float(told(words)["value"])
+
+
+def told(words: Sequence[str]) -> Mapping[str, Any]:
+    """Runs an arm that answers once, and returns all that it tells.
+
+    Raises:
+        ArmError: it failed; the error has its last words.
+    """
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, timeout=TIMEOUT_S, env=environment()
     )
-    if done.returncode != 0:
+    answers = [line for line in done.stdout.splitlines() if line.startswith(_ANSWER)]
+    if done.returncode != 0 or not answers:
         raise ArmError(f"{' '.join(words)} failed: {done.stderr.strip()[-2000:]}")
-    return float(answered(done.stdout.splitlines()[-1])["value"])
+    return answered(answers[-1])
 
 
 def answer(**said: Any) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from arms import HERE, ArmError, answered, environment, once
+from arms import HERE, ArmError, environment, once, told
 
 from residuum.deploy.bench_startup import seconds, seconds_to_first_step
 from residuum.deploy.photographs import photographs
@@ -89,10 +89,7 @@ def answers(size: Size, _: Path) -> dict[str, Words | Measure]:
     """ResNet-50's answers in all of our modes, and in other engines."""
     model = "resnet18" if size.quick else "resnet50"
     how = ["--model", model, *size.flags(batch_size=32, img_size=224, steps=10)]
-    said = subprocess.run(
-        [sys.executable, OURS, "modes"], capture_output=True, text=True, check=True, env=environment()
-    )
-    modes = answered(said.stdout.splitlines()[-1])["modes"]
+    modes = told([OURS, "modes"])["modes"]
     peer = str(PEERS / "plain_inference.py")
     return {
         **{f"ours: {mode}": [OURS, "inference", "--mode", mode, *how] for mode in modes},
@@ -159,7 +156,8 @@ def make_cache(place: Path) -> bool:
     words = ["-m", "residuum", "cache", str(place / "photos"), "--out", str(place / "cache"), "--px", str(_CACHE_PX)]
     done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment())
     if done.returncode != 0:
-        print(f"photos-cache: not measured: {done.stderr.strip().splitlines()[0]}", flush=True)
+        reason = next(iter(done.stderr.strip().splitlines()), f"residuum cache ended with {done.returncode}")
+        print(f"photos-cache: not measured: {reason}", flush=True)
     return done.returncode == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -9,7 +10,8 @@ from dataclasses import dataclass
 class Goal:
     """A comparison: `ours` against `peer`, of which the ratio is to be at least, or with `at_most` at most, `ratio`.
 
-    Without a `ratio` it is there for comparison only. `note` is what a reader must know to judge it.
+    Without a `ratio` it is there for comparison only. With a `top1`, in percent, that test accuracy is to be reached
+    too. `note` is what a reader must know to judge it.
     """
 
     name: str
@@ -18,12 +20,17 @@ class Goal:
     ratio: float | None = None
     stretch: float | None = None
     at_most: bool = False
+    top1: float = 0.0
     note: str = ""
 
     def met(self, measured: float) -> bool:
         """Whether a measured ratio reaches the goal."""
         assert self.ratio is not None
         return measured <= self.ratio if self.at_most else measured >= self.ratio
+
+    def met_by(self, row: Mapping[str, object]) -> bool:
+        """Whether a row of docs/results/speed.csv reaches the goal."""
+        return self.met(float(str(row["ratio"]))) and float(str(row.get("top1") or self.top1)) >= self.top1
 
     def in_words(self) -> str:
         """Returns the goal as a table says it."""
@@ -36,6 +43,10 @@ class Goal:
 
 _CIFAR = "ResNet-20 on CIFAR, training with augmentation"
 _STEPS = "random pictures that are ready, batch 32, 10 classes"
+
+TOP1_FAST, TOP1_HIGH, MINUTES_HIGH, STRETCH_MINUTES_HIGH = 91.25, 94.0, 20, 10
+AGREEMENT = 99.5
+"""Percent of the answers on real photos that are those of float32."""
 
 GOALS = (
     Goal("cifar-plain", _CIFAR, "the plain script: float32, DataLoader, PIL transforms, two workers", 3.0, 4.0),
@@ -83,14 +94,11 @@ GOALS = (
         "our own `resnet20_cifar10_2015`: 64,000 of its steps",
         0.1,
         at_most=True,
-        note="the median run of docs/results/training.csv, which counts only if its test accuracy is reached",
+        top1=TOP1_FAST,
+        note="the median run of docs/results/training.csv; missed, however fast, where its test accuracy is less",
     ),
 )
 """In the order of the table. That of 94 % on CIFAR-10 has no peer, and is read from docs/results/training.csv."""
-
-TOP1_FAST, TOP1_HIGH, MINUTES_HIGH, STRETCH_MINUTES_HIGH = 91.25, 94.0, 20, 10
-AGREEMENT = 99.5
-"""Percent of the answers on real photos that are those of float32."""
 
 
 def goal(name: str) -> Goal:

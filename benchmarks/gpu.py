@@ -10,7 +10,9 @@
     python benchmarks/gpu.py selftest                      # every part on the CPU, tiny, in seconds
 
 A part goes on where an earlier call stopped: what has a row is not measured again, and a run that was begun lies in
---cache. Without a CUDA device nothing is measured. Hyper-parameters are chosen with --held-out, on training pictures.
+--cache. Only rows and runs of the same machine, versions, commit and changes count; others stay where they are. Without
+a CUDA device nothing is measured. Hyper-parameters are chosen with --held-out, on training pictures, by the parts that
+train on them.
 """
 
 from __future__ import annotations
@@ -28,12 +30,15 @@ import gpu_checks
 import gpu_cifar
 import gpu_resnet50
 import torch
-from gpu_session import Session, gather, read
+from gpu_session import CIFAR10_TRAIN, Session, gather, read
 
-from residuum import hardware
+from residuum import compiling, hardware
 from residuum.errors import ResiduumError, UsageError
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results" / "gpu.csv"
+
+_OWN = ("seed", "capture")
+"""Recipe keys that the parts set from seed to seed, whatever the recipe says."""
 
 PARTS: Mapping[str, Callable[[Session], None]] = {
     name: part for parts in (gpu_checks.PARTS, gpu_resnet50.PARTS, gpu_cifar.PARTS) for name, part in parts.items()
@@ -65,10 +70,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    names: list[str] = arguments.parts or [name for name in PARTS if not arguments.held_out]
+    names: list[str] = arguments.parts or list(PARTS)
     unknown = [name for name in names if name not in (*PARTS, "gather", "table", "selftest")]
     if unknown:
         raise UsageError(f"There is no part {unknown[0]!r}.", expected=f"Expected some of {', '.join(PARTS)}.")
+    changes = _changes(arguments.set)
+    _refuse_unheard(arguments, names)
     if "table" in names:
         print("\n".join(table(arguments.out)))
         return 0
@@ -85,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> int:
         return 0
     device = hardware.choose_device("cuda")
     hardware.take(device)
+    compiling.keep_compiled_code()
     torch.backends.cudnn.benchmark = True  # as scripts do, timm's too: the fastest kernels for shapes that stay
     code = 0
     for name in names:
@@ -97,10 +105,32 @@ def _run(arguments: argparse.Namespace) -> int:
             seeds=arguments.seeds,
             held_out=arguments.held_out,
             compiles=not arguments.no_compile,
-            changes=_changes(arguments.set),
+            changes=changes,
         )
         code = max(code, _part(session))
     return code
+
+
+def _refuse_unheard(arguments: argparse.Namespace, names: list[str]) -> None:
+    """Refuses what a part would not take notice of.
+
+    Raises:
+        UsageError: --held-out or --set with parts that train on no pictures, or as many held out as there are not.
+    """
+    deaf = [name for name in names if name not in gpu_cifar.PARTS]
+    option = "--held-out" if arguments.held_out else "--set" if arguments.set else ""
+    if option and deaf:
+        raise UsageError(
+            f"{option} means nothing to {', '.join(deaf)}.",
+            expected=f"Expected it with some of {', '.join(gpu_cifar.PARTS)}.",
+            hint="For example: cifar94 --held-out 5000 --seeds 4 --set optim.lr=0.03",
+        )
+    if not 0 <= arguments.held_out < CIFAR10_TRAIN:
+        raise UsageError(
+            f"--held-out {arguments.held_out} leaves nothing to train on, or holds nothing out.",
+            expected=f"Expected a number from 1 to {CIFAR10_TRAIN - 1}.",
+            hint="For example: --held-out 5000",
+        )
 
 
 def _part(session: Session) -> int:
@@ -122,12 +152,18 @@ def _changes(words: list[str]) -> dict[str, str]:
     """Returns recipe keys and values.
 
     Raises:
-        UsageError: a word is not KEY=VALUE.
+        UsageError: a word is not KEY=VALUE, or the key is one that the parts themselves set.
     """
     for word in words:
         if "=" not in word:
             raise UsageError(
                 f"--set {word} changes nothing.", expected="Expected KEY=VALUE.", hint="--set optim.lr=0.05"
+            )
+        if word.split("=")[0] in _OWN:
+            raise UsageError(
+                f"--set {word} is not for you to say here: the parts set it.",
+                expected=f"Expected another key than {', '.join(_OWN)}.",
+                hint="Give the number of seeds with --seeds N.",
             )
     return dict(word.split("=", maxsplit=1) for word in words)
 
@@ -153,15 +189,17 @@ def tiny(name: str, folder: Path, out: Path) -> Session:
 
 
 def table(path: Path) -> list[str]:
-    """Returns the rows that are not of single seeds, the latest of each, as lines of Markdown."""
-    latest = {(row["part"], row["what"]): row for row in read(path) if not row["seed"]}
+    """Returns the rows that are not of single seeds, the latest of each machine and change, as lines of Markdown."""
+    rows = [row for row in read(path) if not row["seed"]]
+    latest = {(row["part"], row["what"], row["changes"], row["machine"], row["cores"]): row for row in rows}
     lines = ["| part | what | measured | goal | met | machine, date |", "|---|---|---|---|---|---|"]
     for row in latest.values():
         span = f" ({row['low']} to {row['high']})" if row["low"] else ""
         note = f"; {row['note']}" if row["note"] else ""
         measured = f"{row['value']} {row['unit']}".strip() + span + note
         where = f"{row['machine']}, {row['date']}"
-        lines.append(f"| {row['part']} | {row['what']} | {measured} | {row['goal']} | {row['met']} | {where} |")
+        what = row["what"] + (f" ({row['changes']})" if row["changes"] else "")
+        lines.append(f"| {row['part']} | {what} | {measured} | {row['goal']} | {row['met']} | {where} |")
     return lines
 
 

@@ -37,13 +37,12 @@ def recipe2015(session: Session) -> None:
         return
     arm = _fastest_arm(session)
     wanted = session.recipe(RECIPES["resnet20_cifar10_2015"].build(), **_ARMS[arm], log_every_steps=10**6)
-    _seeds(session, wanted, arm)
-    errors = [float(row["value"]) for row in session.rows("test error")]
+    what = f"{_scored_on(session)} error"
+    _seeds(session, wanted, arm, what)
+    errors = [float(row["value"]) for row in session.rows(what)]
     if errors:
         middle = statistics.fmean(errors)
-        session.goal(
-            f"mean test error of {len(errors)} runs", middle, "%", PUBLISHED_ERROR, at_most=True, note="Table 6"
-        )
+        session.goal(f"mean {what} of {len(errors)} runs", middle, "%", PUBLISHED_ERROR, at_most=True, note="Table 6")
 
 
 _ARMS: dict[str, dict[str, object]] = {
@@ -113,21 +112,21 @@ class _Epoch:
         self._run.step = self._run.epoch * self.steps
 
 
-def _seeds(session: Session, wanted: Recipe, arm: str) -> None:
+def _seeds(session: Session, wanted: Recipe, arm: str, what: str) -> None:
     """Trains seed after seed to the end, goes on with one that an earlier call began, and leaves one that it begins."""
-    done = {int(row["seed"]) for row in session.rows("test error")}
+    done = {int(row["seed"]) for row in session.rows(what)}
     todo = [seed for seed in range(session.seeds or 5) if seed not in done]
     if not todo:
         return
-    folder = session.cache / "runs"
-    run = build(replace(wanted, seed=todo[0]), folder / f"recipe2015-{todo[0]}", session.device)
+    first = replace(wanted, seed=todo[0])
+    run = build(first, session.run_folder(first), session.device)
     if checkpoint.has_weights(run.folder):
         checkpoint.restore(run, checkpoint.read(run.folder)[0])
         session.say(f"goes on with seed {todo[0]} after epoch {run.epoch}")
     epochs = Epochs(run)
     for seed in todo:
         if seed != todo[0]:
-            run.folder = folder / f"recipe2015-{seed}"
+            run.folder = session.run_folder(replace(wanted, seed=seed))
             anew(run, epochs, seed)
         session.say(f"training seed {seed} from epoch {run.epoch}")
         if not _trained(session, run, epochs):
@@ -136,8 +135,8 @@ def _seeds(session: Session, wanted: Recipe, arm: str) -> None:
             return
         wait_for(session.device)
         run.save({}, best=False)
-        error = 100 - top1(run, _test_part(run), views=1)[0]
-        session.row("test error", error, "%", seed=seed, note=f"{arm}; trained in {run.seconds:.1f} s")
+        error = 100 - top1(run, _scored_part(session, run), views=1)[0]
+        session.row(what, error, "%", seed=seed, note=f"{arm}; trained in {run.seconds:.1f} s")
         session.row("seconds of training", run.seconds, "s", seed=seed, note=arm)
 
 
@@ -183,10 +182,8 @@ def _to_accuracy(session: Session, name: str, goal: float, seeds: int) -> None:
     if not session.has_cifar10():
         return
     wanted = session.recipe(RECIPES[name].build(), capture=True, compile=session.compiles, log_every_steps=10**6)
-    if session.held_out:
-        wanted = replace(wanted, data=replace(wanted.data, val_fraction=session.held_out / 50_000))
-    label = " ".join(f"{key}={value}" for key, value in session.changes.items()) or "as it is"
-    what = f"top-1 {'held out' if session.held_out else 'test'}, {label}"
+    label = session.changed
+    what = f"top-1 {_scored_on(session)}, {label}"
     done = {int(row["seed"]) for row in session.rows(what)}
     todo = [seed for seed in range(seeds) if seed not in done]
     with scratch() as folder:
@@ -210,7 +207,7 @@ def _warm_trial(session: Session, wanted: Recipe, folder: Path) -> _Trial:
     """Returns a trial that has done everything once; without the compiler, where that fails."""
     try:
         run = build(wanted, folder / f"compile-{wanted.compile}", session.device)
-        trial = _Trial(run, _shown(run, run.parts.val if session.held_out else _test_part(run)))
+        trial = _Trial(run, _shown(run, _scored_part(session, run)))
         trial.warm_up()
     except (RuntimeError, AssertionError) as error:
         if not wanted.compile:
@@ -275,15 +272,20 @@ def _first(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
             return
 
 
-def _test_part(run: Run) -> ImageSet:
-    if run.parts.test is None:
+def _scored_on(session: Session) -> str:
+    return "held out" if session.held_out else "test"
+
+
+def _scored_part(session: Session, run: Run) -> ImageSet:
+    """The pictures that a training is scored on: the test pictures, or those that were held out for a choice."""
+    part = run.parts.val if session.held_out else run.parts.test
+    if part is None:
         raise DataError("There are no test pictures.", expected="Expected the part test.", hint="Give all shards.")
-    return run.parts.test
+    return part
 
 
-def _shown(run: Run, images: ImageSet | None) -> tuple[Tensor, Tensor]:
+def _shown(run: Run, images: ImageSet) -> tuple[Tensor, Tensor]:
     """Returns pictures as the network sees them, and their labels, on the device."""
-    assert images is not None
     batches = list(eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total))
     return torch.cat([batch.images for batch in batches]), torch.cat([batch.labels for batch in batches])
 

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import csv
 import gc
+import hashlib
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 
-from residuum import hardware
+from residuum import hardware, software
 from residuum.data.parquet import shards_of
 from residuum.errors import DataError
 from residuum.recipe import Recipe, override
 
 COLUMNS = (
-    "part", "what", "seed", "value", "unit", "low", "high", "goal", "met", "note",
-    "seconds", "date", "machine", "cores", "torch", "cuda", "residuum",
+    "part", "what", "seed", "value", "unit", "low", "high", "goal", "met", "note", "changes",
+    "seconds", "date", "machine", "cores", "torch", "cuda", "residuum", "commit",
 )  # fmt: skip
 
 Row = dict[str, str]
+
+CIFAR10_TRAIN = 50_000
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Session:
     """One call of one part: on which device, with which pictures, how long, and where its rows go.
 
     `tiny` makes everything small enough for a CPU and a few seconds. `cache` keeps shards, runs and whatever else a
-    later call goes on with.
+    later call goes on with: one on the same machine, with the same versions and changes.
     """
 
     device: torch.device
@@ -54,36 +58,48 @@ class Session:
         """The seconds that are left of the part's limit."""
         return self.limit_s - (time.perf_counter() - self.started)
 
+    @property
+    def changed(self) -> str:
+        """What --set changes, as a word of a row."""
+        return " ".join(f"{key}={value}" for key, value in sorted(self.changes.items())) or "as it is"
+
+    @cached_property
+    def here(self) -> Row:
+        """Of which part, where, by which software and with what changed this measures: only rows that agree are one
+        measurement. A commit counts with and without files that were changed since, for rows are written meanwhile."""
+        about = hardware.describe(self.device)
+        versions = about["versions"]
+        assert isinstance(versions, dict)
+        changes = [f"{key}={value}" for key, value in sorted(self.changes.items())]
+        changes += [f"held-out={self.held_out}"] * bool(self.held_out) + ["no-compile"] * (not self.compiles)
+        return {
+            "part": self.part,
+            "changes": " ".join(changes),
+            "machine": str(about["device"]),
+            "cores": str(about["cores"]),
+            "torch": str(versions["torch"]),
+            "cuda": torch.version.cuda or "",
+            **_software(),
+        }
+
     def say(self, text: str) -> None:
         """Prints what is being done, with the seconds since the part began."""
         print(f"[{self.part} {time.perf_counter() - self.started:6.1f} s] {text}", flush=True)
 
     def row(self, what: str, value: float, unit: str, **more: object) -> None:
         """Appends a row to the CSV at once, so that a call that is cut loses nothing, and says it."""
-        about = hardware.describe(self.device)
-        versions = about["versions"]
-        assert isinstance(versions, dict)
-        row = {
-            "part": self.part,
+        row: dict[str, object] = {
+            **self.here,
             "what": what,
             "value": f"{value:.6g}",
             "unit": unit,
             "seconds": f"{time.perf_counter() - self.started:.1f}",
             "date": datetime.now(UTC).date().isoformat(),
-            "machine": about["device"],
-            "cores": about["cores"],
-            "torch": versions["torch"],
-            "cuda": torch.version.cuda or "",
-            "residuum": versions.get("residuum", "source"),
             **{key: f"{value:.6g}" if isinstance(value, float) else value for key, value in more.items()},
         }
-        self.out.parent.mkdir(parents=True, exist_ok=True)
-        new = not self.out.exists()
+        _with_all_columns(self.out)
         with self.out.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, restval="")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, COLUMNS, restval="").writerow(row)
         extra = "  ".join(
             f"{key} {row[key]}" for key in ("seed", "low", "high", "goal", "met", "note") if row.get(key, "") != ""
         )
@@ -96,12 +112,22 @@ class Session:
         self.row(what, value, unit, goal=words, met="yes" if met else "no", note=note)
 
     def rows(self, what: str) -> list[Row]:
-        """The rows of this part and `what` that are there, of this call and earlier ones."""
-        return [row for row in read(self.out) if (row["part"], row["what"]) == (self.part, what)]
+        """The rows of `what` that are there, of this call and of earlier ones that measured the same."""
+        wanted = {"what": what, **self.here}
+        return [row for row in read(self.out) if all(_clean(row.get(key)) == _clean(wanted[key]) for key in wanted)]
+
+    def run_folder(self, wanted: Recipe) -> Path:
+        """Where a run of a recipe lies: apart from those of other recipes, seeds, machines and versions."""
+        here = {key: _clean(value) for key, value in self.here.items()}
+        digest = hashlib.sha256(f"{replace(wanted, seed=0)} {sorted(here.items())}".encode()).hexdigest()
+        return self.cache / "runs" / f"{self.part}-{wanted.seed}-{digest[:12]}"
 
     def recipe(self, recipe: Recipe, **more: object) -> Recipe:
         """Returns the recipe on the session's pictures, with what the command line changes; small if `tiny`."""
-        changes: dict[str, object] = {**more, **self.changes}
+        changes: dict[str, object] = {**more}
+        if self.held_out:
+            changes["data.val_fraction"] = self.held_out / CIFAR10_TRAIN
+        changes |= self.changes
         if self.tiny:
             changes |= {
                 "data.source": "synthetic:60x3x8", "img_size": 8, "data.resize_px": 8, "batch_size": 16,
@@ -141,6 +167,32 @@ def gather(data: Path, cache: Path) -> list[str]:
             shutil.copyfile(shard, aside)
             aside.replace(folder / shard.name)
     return sorted(file.name for file in folder.glob("*.parquet"))
+
+
+def _with_all_columns(path: Path) -> None:
+    """Begins a table that is not there, and gives an older one the columns that it lacks."""
+    rows = read(path)
+    if rows and tuple(rows[0]) == COLUMNS:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.writing")
+    with aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)
+
+
+def _clean(value: str | None) -> str:
+    """Returns a value of a row; of a commit without the word that files were changed since."""
+    return (value or "").removesuffix("-dirty")
+
+
+@cache
+def _software() -> Row:
+    """Which residuum measures, asked once: what is written on the way would make a checkout look changed."""
+    origin = software.origin()
+    return {"residuum": origin["version"] or "", "commit": origin["commit"] or ""}
 
 
 def read(path: Path) -> list[Row]:

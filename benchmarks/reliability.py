@@ -50,7 +50,7 @@ def main() -> None:
         failed += not kept or not all(kept)
         write(
             str(Path(arguments.out).absolute()) if arguments.out else "reliability.csv",
-            instead_of="what",
+            instead_of=("what",),
             what=what,
             promise=" ".join((TRIALS[what].__doc__ or "").split()),
             tried=len(kept),

@@ -107,6 +107,8 @@ def _compared(goal: Goal, row: Row | None) -> str:
     measured = f"{row['ratio']} x ({row['ratio_low']} to {row['ratio_high']}, {_counted(int(row['turns']), 'turn')})"
     if row["mode"]:
         measured += f", {row['mode']}"
+    if row.get("top1"):
+        measured += f", {float(row['top1']):g} % reached"
     sides = f"{row['ours']} {row['unit']} | {row['peer']} {row['unit']}"
     start = f"| {what} | {goal.peer} | {goal.in_words()} | {measured} | {sides}"
     return f"{start} | {_verdict(goal, row)} | {_where(row)} |"
@@ -115,37 +117,44 @@ def _compared(goal: Goal, row: Row | None) -> str:
 def _verdict(goal: Goal, row: Row) -> str:
     if goal.ratio is None:
         return ""
-    ratio = float(row["ratio"])
-    if not goal.met(ratio):
+    if not goal.met_by(row):
         return "missed"
-    reached = "met, and the stretch" if goal.stretch is not None and ratio >= goal.stretch else "met"
+    reached = "met, and the stretch" if goal.stretch is not None and float(row["ratio"]) >= goal.stretch else "met"
     if row["mode"] and not row["agreement"]:
         return f"{reached} in speed; whether the answers agree was not measured"
     return reached + (f"; {row['agreement']} % of the answers agree ({AGREEMENT} % wanted)" if row["mode"] else "")
 
 
 def _to_94_percent() -> str:
-    """Returns the row of the fastest recipe whose median run reaches 94 % on CIFAR-10."""
+    """Returns the row of the fastest recipe whose median run reaches 94 % on CIFAR-10; where none does, of the best."""
     goal = f"under {MINUTES_HIGH} min (stretch {STRETCH_MINUTES_HIGH} min)"
     what = f"| time to {TOP1_HIGH:g} % on CIFAR-10 with a net whose every stage adds identity shortcuts | - | {goal} |"
     runs: dict[str, list[Row]] = {}
     for row in read("training.csv"):
         if row["data"] == "cifar10" and row["part"] == "test":
             runs.setdefault(row["recipe"], []).append(row)
-    reached = {
-        recipe: statistics.median(float(row["train_seconds"]) for row in rows) / 60
-        for recipe, rows in runs.items()
-        if statistics.median(float(row["top1"]) for row in rows) >= TOP1_HIGH
-    }
-    if not reached:
+    if not runs:
         return f"{what} not measured | | | | |"
-    best = min(reached, key=reached.__getitem__)
-    minutes = reached[best]
-    verdict = "missed" if minutes >= MINUTES_HIGH else "met"
-    verdict += ", and the stretch" if minutes < STRETCH_MINUTES_HIGH else ""
+    runs = {recipe: _alike(rows) for recipe, rows in runs.items()}
+    minutes = {recipe: _median(rows, "train_seconds") / 60 for recipe, rows in runs.items()}
+    top1 = {recipe: _median(rows, "top1") for recipe, rows in runs.items()}
+    reached = [recipe for recipe in runs if top1[recipe] >= TOP1_HIGH]
+    best = min(reached, key=minutes.__getitem__) if reached else max(runs, key=top1.__getitem__)
+    verdict = "met" if reached and minutes[best] < MINUTES_HIGH else "missed"
+    verdict += ", and the stretch" if verdict == "met" and minutes[best] < STRETCH_MINUTES_HIGH else ""
     own = [float(row["top1"]) for row in runs[best]]
-    accuracy = f"{statistics.median(own):.2f} % ({min(own):.2f} to {max(own):.2f}, {_counted(len(own), 'seed')})"
-    return f"{what} {minutes:.1f} min, `{best}`: {accuracy} | | | {verdict} | {_where(runs[best][-1])} |"
+    accuracy = f"{top1[best]:.2f} % ({min(own):.2f} to {max(own):.2f}, {_counted(len(own), 'seed')})"
+    return f"{what} {minutes[best]:.1f} min, `{best}`: {accuracy} | | | {verdict} | {_where(runs[best][-1])} |"
+
+
+def _median(rows: list[Row], key: str) -> float:
+    return statistics.median(float(row[key]) for row in rows)
+
+
+def _alike(rows: list[Row]) -> list[Row]:
+    """Returns the rows of the same set, part and machine as the latest: a median is of nothing else."""
+    keys = ("data", "part", "machine", "cores")
+    return [row for row in rows if all(row[key] == rows[-1][key] for key in keys)]
 
 
 def _counted(count: int, what: str) -> str:
@@ -214,6 +223,7 @@ def read(name: str) -> list[Row]:
 _GOALS = {
     "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
     "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
+    "swift_resnet10_cifar10_fast": ("94 %, 20 min", "test accuracy, CIFAR-10, `swift_resnet10_cifar10_fast`"),
     "photos_scratch": (
         "about 70 % is what scratch gives",
         "accuracy on the validation ants and bees (which also chose the epoch), `photos_scratch`",
@@ -227,8 +237,9 @@ def _training() -> Iterator[str]:
         runs = [row for row in rows if row["recipe"] == recipe]
         if not runs:
             continue
+        runs = _alike(runs)
         top1 = [float(row["top1"]) for row in runs]
-        seconds = statistics.median(float(row["train_seconds"]) for row in runs)
+        seconds = _median(runs, "train_seconds")
         took = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
         seeds = "1 seed" if len(runs) == 1 else f"{len(runs)} seeds"
         measured = f"{statistics.median(top1):.2f} % ({min(top1):.2f} to {max(top1):.2f}, {seeds}), {took}"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
@@ -14,6 +17,8 @@ from residuum.recipe import Augment, Data, Model, OneCycle, PadCrop, Recipe, Sgd
 
 if TYPE_CHECKING:
     from residuum.training.run import Run
+
+SCRIPTS = Path(__file__).parent.parent / "benchmarks"
 
 # One test process a core: threads of several processes that share cores spend their time waiting for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +34,19 @@ def data_folder() -> Path:
     if not folder.is_dir():
         pytest.fail(f"RESIDUUM_DATA names {folder}, which is not a folder")
     return folder
+
+
+@pytest.fixture
+def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Imports a module of benchmarks/, where they find each other."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    yield importlib.import_module
+    for name in [name for name, module in sys.modules.items() if _is_script(module)]:
+        del sys.modules[name]
+
+
+def _is_script(module: object) -> bool:
+    return str(getattr(module, "__file__", None) or "").startswith(f"{SCRIPTS}{os.sep}")
 
 
 @pytest.fixture(scope="session")

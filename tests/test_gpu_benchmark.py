@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from residuum import software
 from residuum.models import create_model
+from residuum.recipes import RECIPES
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -59,14 +62,26 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(
     assert not (tmp_path / "gpu.csv").exists()
 
 
-@pytest.mark.parametrize(("words", "said"), [(["chek"], "no part 'chek'"), (["check", "--set", "lr"], "KEY=VALUE")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("chek", "no part 'chek'"),
+        ("check --set lr", "KEY=VALUE"),
+        ("--held-out 5000", "--held-out means nothing to check, fp16, resume, resnet50."),
+        ("cifar94 resume --held-out 5000", "--held-out means nothing to resume."),
+        ("check --set optim.lr=0.1", "--set means nothing to check."),
+        ("table --held-out 5000", "--held-out means nothing to table."),
+        ("cifar94 --set seed=3", "--set seed=3 is not for you to say here"),
+        ("recipe2015 --held-out 50000", "Expected a number from 1 to 49999."),
+    ],
+)
 def test_wrong_words_are_refused(
-    gpu: ModuleType, words: list[str], said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    gpu: ModuleType, words: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu.hardware, "choose_device", lambda _: torch.device("cpu"))
     monkeypatch.setenv("RESIDUUM_CACHE", "elsewhere")
-    assert gpu.main(words) == 2
+    assert gpu.main(words.split()) == 2
     assert said in capsys.readouterr().err
 
 
@@ -99,6 +114,21 @@ def test_recipe2015_goes_on_where_it_was(ran: Any) -> None:
     assert again["test error 0"] == first  # and not measured anew
     assert "test error 1" in again
     assert again["mean test error of 2 runs"]["goal"] == "at most 8.75"
+
+
+@pytest.mark.slow
+def test_a_trial_of_2015_is_no_published_run(ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is scored on training pictures, and neither its rows nor what it left in the cache are gone on with."""
+    trial = ran("recipe2015", seeds=1, held_out=5000, changes={"optim.lr": "0.01"})
+    assert "held out error 0" in trial
+    assert not any("test" in what for what in trial)
+    rows = ran("recipe2015", seeds=1)
+    assert "goes on with" not in capsys.readouterr().out
+    assert len(list((tmp_path / "cache" / "runs").iterdir())) == 2
+    assert rows["mean test error of 1 runs"]["value"] == rows["test error 0"]["value"]
+    assert (rows["held out error 0"]["changes"], rows["test error 0"]["changes"]) == (
+        "optim.lr=0.01 held-out=5000 no-compile", "no-compile",
+    )  # fmt: skip
 
 
 @pytest.mark.slow
@@ -202,14 +232,78 @@ def test_shards_come_one_call_after_the_other(gpu: ModuleType, tmp_path: Path) -
     assert len(names) == 3
 
 
-def test_the_table_has_the_latest_of_each(gpu: ModuleType, tmp_path: Path) -> None:
-    session = gpu.tiny("check", tmp_path, tmp_path / "gpu.csv")
+@pytest.fixture
+def session(gpu: ModuleType, tmp_path: Path) -> Any:
+    """Of the part `check`, with one row of seed 0 behind it."""
+    found = gpu.tiny("check", tmp_path, tmp_path / "gpu.csv")
+    found.compiles = True  # changes nothing, then
+    found.row("top-1", 94.0, "%", seed=0)
+    return found
+
+
+COUNTS = ("part", "changes", "machine", "cores", "torch", "cuda", "residuum", "commit")
+
+
+@pytest.mark.parametrize("column", COUNTS)
+def test_rows_that_others_have_measured_do_not_count(session: Any, gpu: ModuleType, column: str) -> None:
+    assert [row["seed"] for row in session.rows("top-1")] == ["0"]
+    assert session.rows("top-5") == []
+    mine = gpu.read(session.out)
+    with session.out.open("w", newline="") as file:
+        table = csv.DictWriter(file, mine[0])
+        table.writeheader()
+        table.writerows(row | {column: "another"} for row in mine)
+    assert session.rows("top-1") == []
+
+
+@pytest.mark.parametrize("changed", [{"changes": {"epochs": "2"}}, {"held_out": 5000}, {"compiles": False}])
+def test_what_the_command_line_changes_is_another_measurement(session: Any, changed: dict[str, Any]) -> None:
+    other = replace(session, **changed)
+    wanted = RECIPES["resnet20_cifar10_2015"].build()
+    assert other.rows("top-1") == []
+    assert other.run_folder(wanted) != session.run_folder(wanted)
+    assert replace(session).rows("top-1") == session.rows("top-1")
+
+
+def test_each_recipe_and_seed_has_its_folder_for_a_run(session: Any) -> None:
+    wanted = RECIPES["resnet20_cifar10_2015"].build()
+    folders = [session.run_folder(each) for each in (wanted, replace(wanted, seed=1), replace(wanted, epochs=2))]
+    assert len({*folders}) == 3
+    assert session.run_folder(replace(wanted)) == folders[0]
+    assert all(folder.parent == session.cache / "runs" for folder in folders)
+
+
+def test_a_row_says_which_software_has_measured(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = software.origin()
+    row = session.rows("top-1")[0]
+    commit = (origin["commit"] or "").removesuffix("-dirty")
+    assert (row["residuum"], row["commit"].removesuffix("-dirty")) == (origin["version"], commit)
+    written = replace(session)  # what a call writes makes a checkout look changed to the next
+    monkeypatch.setitem(written.here, "commit", f"{commit}-dirty")
+    assert len(written.rows("top-1")) == 1
+
+
+def test_a_table_of_before_gets_the_columns_that_it_lacks(session: Any, gpu: ModuleType) -> None:
+    older = {"part": "check", "what": "top-1", "seed": "0", "value": "93", "residuum": "source"}
+    session.out.write_text(f"{','.join(older)}\n{','.join(older.values())}\n")
+    session.row("top-1", 94.0, "%", seed=0)
+    first, second = gpu.read(session.out)
+    assert {key: value for key, value in first.items() if value} == older
+    assert [row["value"] for row in session.rows("top-1")] == ["94"]
+    assert second.keys() == first.keys()
+
+
+def test_the_table_has_the_latest_of_each_machine_and_change(session: Any, gpu: ModuleType) -> None:
     session.goal("a / b", 1.0, "x", 1.35)
     session.goal("a / b", 1.5, "x", 1.35, note="best of three")
-    session.row("top-1", 94.0, "%", seed=0)
     session.row("speed", 2.0, "images/s", low=1.5, high=2.5)
-    lines = gpu.table(tmp_path / "gpu.csv")
-    assert len(lines) == 4
+    replace(session, changes={"epochs": "2"}).row("speed", 9.0, "images/s")
+    lines = gpu.table(session.out)
+    assert len(lines) == 5
     assert lines[2].startswith("| check | a / b | 1.5 x; best of three | at least 1.35 | yes |")
     assert lines[3].startswith("| check | speed | 2 images/s (1.5 to 2.5) |  |  |")
+    assert lines[4].startswith("| check | speed (epochs=2) | 9 images/s |  |  |")
     assert all(line.count("|") == 7 for line in lines)
+    other = session.out.read_text().replace(session.here["machine"], "another")
+    session.out.write_text(session.out.read_text() + other.partition("\n")[2])
+    assert len(gpu.table(session.out)) == 8

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 import torch
 
-from residuum import hardware
+from residuum import compiling, hardware
 from residuum.errors import UsageError
 
 CPU = torch.device("cpu")
@@ -157,3 +159,49 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     without, kept = map(int, said.split())
     assert without >= 320  # at least one for each 2 MiB
     assert kept < 20
+
+
+def test_what_is_compiled_is_kept_beside_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "own"))
+    compiling.keep_compiled_code()
+    assert cache_dir() == str(tmp_path / "own")  # what somebody has chosen stays
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    compiling.keep_compiled_code()
+    assert cache_dir() == str(tmp_path / "cache" / "compiled")
+
+
+def test_a_cache_that_cannot_be_written_to_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path / "file"))
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    compiling.keep_compiled_code()
+    assert "TORCHINDUCTOR_CACHE_DIR" not in os.environ
+
+
+COMPILED = """
+import torch
+from residuum import compiling
+compiling.keep_compiled_code()
+torch.compile(lambda x: (x.sin() + x).relu())(torch.ones(64, 64))
+from torch._dynamo.utils import counters
+found = counters["inductor"]
+print(found["fxgraph_cache_miss"], found["fxgraph_cache_hit"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for CPUs with g++")
+def test_a_second_run_finds_what_the_first_has_compiled(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    environment["RESIDUUM_CACHE"] = str(tmp_path)
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", COMPILED], check=True, stdout=subprocess.PIPE, text=True, env=environment
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert said == [["1", "0"], ["0", "1"]]

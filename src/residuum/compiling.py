@@ -1,7 +1,11 @@
-"""What `compile = true` takes: torch.compile writes C++ for processors and Triton for GPUs, and has them compiled."""
+"""What `compile = true` takes: torch.compile writes C++ for processors and Triton for GPUs, and has them compiled.
+
+Source: torch's tutorial "Compile Time Caching Configuration" for `keep_compiled_code`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sysconfig
@@ -10,7 +14,10 @@ from pathlib import Path
 
 import torch
 
+from residuum.download import cache_folder
 from residuum.errors import UsageError
+
+_COMPILED = "TORCHINDUCTOR_CACHE_DIR"
 
 
 def compile_lacks(device: torch.device) -> str | None:
@@ -35,3 +42,18 @@ def refuse_if_it_cannot(device: torch.device, wanted: bool) -> None:
             expected="Expected a C++ compiler and Python's headers, and Triton for a GPU.",
             hint="Install them (on Debian and Ubuntu: g++ and python3-dev), or leave compile out.",
         )
+
+
+def keep_compiled_code() -> None:
+    """Lets the next run find what torch compiles in this one: in `compiled` of the folder where downloads are kept,
+    unless TORCHINDUCTOR_CACHE_DIR names another. Called before the first compiled step.
+
+    torch's own choice, a folder for temporary files, stays where ours cannot be written to.
+    """
+    if os.environ.get(_COMPILED):
+        return
+    folder = cache_folder() / "compiled"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK | os.X_OK):
+            os.environ[_COMPILED] = str(folder)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from residuum import hardware, imaging, recipe
-from residuum.compiling import refuse_if_it_cannot
+from residuum.compiling import keep_compiled_code, refuse_if_it_cannot
 from residuum.data.balance import class_weights
 from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader, TrainLoader
@@ -334,6 +334,7 @@ def _forward(
 ) -> Callable[[Tensor], Tensor]:
     """Returns the network as training steps compute it: compiled, shared, or by the fused kernel where there is one."""
     if compiles:
+        keep_compiled_code()
         compiled: Callable[[Tensor], Tensor] = torch.compile(shared or model)
         return compiled
     return fused.forward_of(model, device) if shared is None and precision == "bf16" else shared or model
