@@ -51,12 +51,12 @@ class Model:
 class Transfer:
     """How a network learns from the weights that it starts with, part by part: the stem, the stages, the head.
 
-    `head` "auto" keeps the weights' classifier where it is one for the same classes (a bundle's by name, others by
-    number), "new" never does, "keep" insists. The parts up to and including `freeze` never learn ("all": all but the
-    head). Of the others the head begins, alone for `head_epochs`; then the last stage joins, and each part before it
-    `thaw_every_epochs` later (0: all at once). What does not learn keeps its batch norms' statistics; with `batch_norm`
-    "keep" the rest does too. The learning rate falls by `layer_decay` from part to part, from the head to the stem.
-    Source: arXiv:1801.06146, section 3.2 (rates that fall with depth, gradual unfreezing).
+    `head` "auto" keeps the weights' classifier where it is known to be one for the same classes, in the same order;
+    "new" never does, "keep" does for any classes of that number. The parts up to and including `freeze` never learn
+    ("all": all but the head). Of the others the head begins, alone for `head_epochs`; then the last stage joins, and
+    each part before it `thaw_every_epochs` later (0: all at once). What does not learn keeps its batch norms'
+    statistics; with `batch_norm` "keep" the rest does too. The learning rate falls by `layer_decay` from part to part,
+    from the head to the stem. Source: arXiv:1801.06146, section 3.2 (rates that fall with depth, gradual unfreezing).
     """
 
     head: Literal["auto", "new", "keep"] = "auto"

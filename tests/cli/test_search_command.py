@@ -186,6 +186,43 @@ def test_an_index_finds_its_bundle_from_another_folder(
     assert "there any more" not in page
 
 
+def test_what_is_here_is_not_taken_for_what_was_embedded_there(
+    trained: Trained, pictures: Path, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files, a set, a table and a bundle of the same names, in the folder of the index and in the current one."""
+    for name in ("here", "there"):
+        shutil.copytree(trained.bundle, tmp_path / name / "best")
+        shutil.copytree(pictures, tmp_path / name / "set")
+        (tmp_path / name / "lists").mkdir()
+        (tmp_path / name / "lists" / "labels.csv").write_text("path,label\n../set/class1/0.png,a\n", encoding="utf-8")
+    changed(tmp_path / "there" / "best", "weights")
+    for picture in (tmp_path / "there" / "set").rglob("*.png"):
+        PIL.Image.new("RGB", (12, 12)).save(picture)
+    monkeypatch.chdir(tmp_path / "here")
+    assert say("embed", "best", "set/class0/0.png", "--data", "set", "--out", "v.parquet").code == 0
+    assert say("embed", "best", "--data", "lists/labels.csv", "--out", "l.parquet").code == 0
+    monkeypatch.chdir(tmp_path / "there")
+    query = pictures / "class0" / "0.png"
+    said = say("search", "../here/v.parquet", query, "--top", "1")
+    assert said.code == 0, said.err
+    index, table = residuum.Index("../here/v.parquet"), residuum.Index("../here/l.parquet")
+    for at, original in ((0, query), (1, query), (5, pictures / "class1" / "0.png")):
+        with PIL.Image.open(original) as expected:
+            assert index.picture(at).tobytes() == expected.tobytes()
+    with PIL.Image.open(pictures / "class1" / "0.png") as expected:
+        assert table.picture(0).tobytes() == expected.tobytes()
+
+
+def test_a_set_that_has_a_name_is_no_folder_of_that_name(
+    trained: Trained, say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = "synthetic:6x3x16"
+    assert say("embed", trained.bundle, "--data", source, "--out", "v.parquet").code == 0
+    Path(source).mkdir()
+    assert residuum.Index("v.parquet").picture(5).size == (16, 16)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -225,7 +262,6 @@ def test_an_approximate_search_says_what_it_needs(
 
 
 def test_an_approximate_search_finds_nearly_all(index: Path, pictures: Path, say: Say, tmp_path: Path) -> None:
-    pytest.importorskip("faiss", reason="faiss is not installed")
     own = shutil.copy(index, tmp_path / "v.parquet")
     (tmp_path / "v.parquet.older.faiss").touch()
     for _ in range(2):

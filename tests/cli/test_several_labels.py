@@ -187,6 +187,22 @@ def test_vectors_carry_the_labels(labelled: Labelled, truth: dict[str, list[str]
     assert index.labels == ["|".join(sorted(names)) or None for names in truth.values()]
 
 
+def test_another_table_is_read_as_the_network_answers(labelled: Labelled, say: Say, tmp_path: Path) -> None:
+    """One without a single |, in which a label may be empty, is of any number of classes too."""
+    folder = labelled.table.parent
+    lines = [f"{number}.png,{label}" for number, label in enumerate(["red", "green", "", "blue", "red", "green"])]
+    (folder / "plain.csv").write_text("\n".join(["path,label", *lines]) + "\n", encoding="utf-8")
+    knn = say("evaluate", labelled.bundle, "--data", folder / "plain.csv", "--knn", "2", "--json", "-q")
+    assert knn.code == 0, knn.err
+    assert (knn.json["images"], [row["threshold"] for row in knn.json["classes"]]) == (6, [0.5] * 3)
+    out = tmp_path / "v.parquet"
+    said = say("embed", labelled.bundle, "--data", folder / "plain.csv", "--out", out, "-q")
+    assert said.code == 0, said.err
+    index = residuum.Index(out)
+    assert index.labels == ["red", "green", None, "blue", "red", "green"]
+    assert index.picture(2).size == (8, 8)
+
+
 def test_a_check(labelled: Labelled, say: Say) -> None:
     said = say("check", labelled.table, "--no-report", "-q")
     assert said.code == 0

@@ -50,6 +50,9 @@ def test_the_list(say: Say) -> None:
     assert [line.split()[0] for line in lines] == list(WEIGHTS)
     words = next(line for line in lines if line.startswith("resnet50.imagenet1k_v2 ")).split()
     assert words[1:] == ["torchvision", "BSD-3-Clause", "103", "MB", "80.86", "%", "11ad3fa6", "-"]
+    unpinned = [line.split()[0] for line in lines if "not known, revision not pinned" in line]
+    assert unpinned == [card["name"] for card in listed.values() if card["repo"] and not card["revision"]]
+    assert len(unpinned) == 2
 
 
 def test_training_starts_from_a_file_and_says_that_the_head_is_new(say: Say, file: Path) -> None:
@@ -178,3 +181,28 @@ def test_words_that_name_nothing(say: Say, file: Path) -> None:
         "train", "--model", "resnet18", "--weights", "resnet18.fb_swsl_ig1b_ft_in1k", "--accept-license", "--offline"
     )
     assert "and put it there" in said.err
+
+
+def test_the_network_follows_from_a_bundle_and_a_word_says_so(say: Say, file: Path) -> None:
+    assert say(*TRAIN, "--weights", file).code == 0
+    words = ["train", "--data", "synthetic:60x3x16", "--img-size", "8", "--epochs", "1", "--device", "cpu"]
+    said = say(*words, "--weights", "run/best", "--out", "again")
+    assert said.code == 0, said.err
+    assert "resnet20_cifar: the network that the weights run/best are of." in said.err
+    assert "The network starts from the weights run/best." in said.err
+    model = tomllib.loads(Path("again/recipe.toml").read_text())["model"]
+    assert (model["name"], model["width"], model["weights"]) == ("resnet20_cifar", 0.25, "run/best")
+    shown = say("train", "--data", "digits", "--weights", "resnet50.a1_in1k", "--dry-run", "--json")
+    assert shown.json["model"]["name"] == "resnet50"
+    assert "resnet50: the network that the weights resnet50.a1_in1k are of." in shown.err
+
+
+def test_a_classifier_for_nobody_knows_which_classes_is_not_kept_without_a_word(say: Say) -> None:
+    torch.save(create_model("resnet20_cifar", num_classes=3, width=0.25).state_dict(), "net.th")
+    said = say(*TRAIN, "--weights", "net.th")
+    assert said.code == 0, said.err
+    assert "Its head is new: the weights do not say for which classes theirs is" in said.err
+    assert "(to keep it: --set transfer.head=keep)" in said.err
+    kept = say(*TRAIN[:-3], "again", "--device", "cpu", "--weights", "net.th", "--set", "transfer.head=keep")
+    assert kept.code == 0, kept.err
+    assert "head is new" not in kept.err

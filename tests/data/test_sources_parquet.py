@@ -77,6 +77,39 @@ def test_shards_are_joined_and_parts_are_told_by_their_names(tmp_path: Path) -> 
     assert len(open_single(str(tmp_path), "test", None)) == 1
 
 
+def test_shards_of_a_configuration_are_found(tmp_path: Path) -> None:
+    """The hub's CIFAR-10 lies in plain_text/, its CIFAR-100 in cifar100/."""
+    hub = tmp_path / "cifar10"
+    names = ["airplane", "cat"]
+    shard(hub / "plain_text" / "train-00000-of-00001.parquet", [0, 1, 1, 0], names=names)
+    shard(hub / "plain_text" / "test-00000-of-00001.parquet", [1], names=names)
+    (hub / "README.md").write_text("# Dataset card", encoding="utf-8")
+    (hub / ".cache").mkdir()
+    found = find(str(hub))
+    assert (found.kind, {name: len(part) for name, part in found.parts.items()}) == ("parquet", {"train": 4, "test": 1})
+    assert found.parts["train"].classes == ("airplane", "cat")
+    assert found.parts["train"].name(0) == "cifar10/train[0]"
+    assert check(str(hub)).splits == {"train": 4, "test": 1}
+
+    shard(hub / "other" / "train-00000-of-00001.parquet", [0, 1], names=names)
+    with pytest.raises(DataError, match="in several folders: other, plain_text") as caught:
+        find(str(hub))
+    assert caught.value.hint == f"Name one of them: --data {hub}/other"
+    shard(hub / "train.parquet", [0, 1, 1], names=names)
+    assert len(find(str(hub)).parts["train"]) == 3
+
+
+def test_parquet_in_a_class_folder_makes_no_set_of_shards(tmp_path: Path) -> None:
+    shard(tmp_path / "ant" / "train-00000-of-00001.parquet", [0, 1], names=["a", "b"])
+    for number in range(3):
+        (tmp_path / "bee").mkdir(exist_ok=True)
+        (tmp_path / "bee" / f"{number}.PNG").write_bytes(png(number))
+    assert find(str(tmp_path)).kind == "folder"
+    shard(tmp_path / "other" / "wasp" / "vectors.parquet", [0, 1], names=["a", "b"])
+    with pytest.raises(DataError):
+        open_single(str(tmp_path / "other"), None, None)  # vectors of pictures, and no set
+
+
 @pytest.mark.parametrize(("image", "label", "struct"), [("image", "fine_label", True), ("img", "labels", False)])
 def test_columns_have_several_names_and_labels_may_be_words(
     tmp_path: Path, image: str, label: str, struct: bool

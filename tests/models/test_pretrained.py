@@ -17,7 +17,7 @@ from torch import Tensor
 
 from residuum import bundle
 from residuum.errors import NetworkError, UsageError, WeightsError
-from residuum.models import create_model, saved, weights
+from residuum.models import create_model, pretrained, saved, weights
 from residuum.models._catalog import untrained_model
 from residuum.models.convert import convert
 from residuum.models.weights import WEIGHTS
@@ -179,3 +179,54 @@ def test_none_and_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         tiny(weights="nothing.pth")
     with pytest.raises(UsageError, match="no option 'widht'"):  # before anything is fetched
         create_model("resnet18", weights="imagenet", widht=2)
+
+
+def known_as(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the weights called `name` those of a file, of whose hash eight digits are known."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(WEIGHTS, name, replace(WEIGHTS[name], sha256=digest[:8]))  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_recognised_brings_what_is_known_of_it(
+    official: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(weights.ACCEPT_LICENCE, raising=False)
+    file = tmp_path / "download (1).bin"
+    file.write_bytes(as_torchvision_publishes(official))
+    nobodys = pretrained.find(file, "resnet18", {})
+    assert nobodys is not None
+    assert (nobodys.licence, nobodys.preprocessing, pretrained.network_of(file)) == ("unspecified", None, {})
+
+    known_as("resnet18.a1_in1k", file, monkeypatch)
+    found = pretrained.find(file, "resnet18", {})
+    assert found is not None
+    assert (found.licence, found.preprocessing) == ("Apache-2.0", WEIGHTS["resnet18.a1_in1k"].preprocessing)
+    assert pretrained.network_of(file) == {"name": "resnet18"}
+    assert f"starts from the weights {file} (resnet18.a1_in1k)." in found.load_into(create_model("resnet18"))
+    with pytest.raises(WeightsError, match=r"\(resnet18\.a1_in1k\) are of the network resnet18, not of resnet34"):
+        create_model("resnet34", weights=file)
+
+
+def test_a_non_commercial_licence_is_asked_for_by_file_too(
+    official: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(weights.ACCEPT_LICENCE, raising=False)
+    file = tmp_path / "net.pth"
+    file.write_bytes(as_torchvision_publishes(official))
+    known_as("resnet18.fb_swsl_ig1b_ft_in1k", file, monkeypatch)
+    with pytest.raises(WeightsError, match=r"net\.pth \(resnet18\.fb_swsl_ig1b_ft_in1k\) are under CC-BY-NC-4\.0"):
+        create_model("resnet18", weights=file)
+    with pytest.raises(WeightsError, match="forbids commercial use"):
+        convert(file, "resnet18", tmp_path / "b")
+    monkeypatch.setenv(weights.ACCEPT_LICENCE, "1")
+    assert convert(file, "resnet18", tmp_path / "b").card["licence"] == "CC-BY-NC-4.0"
+
+
+def test_which_network_weights_are_of(tmp_path: Path) -> None:
+    best = in_bundle(tmp_path / "best")
+    assert pretrained.network_of(best) == {"name": "resnet20_cifar", "num_classes": 4, "in_channels": 3, "width": 0.25}
+    assert pretrained.network_of("resnet50.a1_in1k") == {"name": "resnet50"}
+    for nobodys in ("imagenet", "none", "imagnet", tmp_path / "missing.pth"):
+        assert pretrained.network_of(nobodys) == {}
+    with pytest.raises(WeightsError, match="Cannot use the bundle"):
+        pretrained.network_of(tmp_path)

@@ -197,3 +197,19 @@ def test_a_non_commercial_licence_is_asked_for(server: Server, monkeypatch: pyte
     for licence in ("Apache-2.0", "BSD-3-Clause", "unspecified", "MIT"):
         monkeypatch.delenv(weights.ACCEPT_LICENCE, raising=False)
         weights.check_licence("x", licence)
+
+
+def test_what_the_hub_holds_is_pinned_but_for_two() -> None:
+    assert [card.name for card in HUB if not card.is_pinned] == [
+        "resnet18.fb_swsl_ig1b_ft_in1k",
+        "resnet50.fb_swsl_ig1b_ft_in1k",
+    ]
+    assert all(f"/resolve/{card.revision or 'main'}/" in card.url for card in HUB)
+    assert all(card.is_pinned for card in TORCHVISION)
+
+
+def test_a_file_of_which_no_hash_is_known_is_not_recognised(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"anything")
+    assert any(not card.sha256 for card in HUB)
+    assert weights.recognised(tmp_path / "a") is None
+    assert weights.recognised(tmp_path / "missing") is None

@@ -9,9 +9,13 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from residuum import bundle
 from residuum.errors import NetworkError
+from residuum.imaging import Preprocessing
+from residuum.models import create_model
+from residuum.models.saved import arrays
 from residuum.models.weights import WEIGHTS, Weights
-from residuum.recipe import PadCrop, Recipe, ResizedCrop
+from residuum.recipe import Model, PadCrop, Recipe, ResizedCrop
 from residuum.recipes import RECIPES
 from residuum.training import suit
 from residuum.training.choose import choose
@@ -118,6 +122,66 @@ def test_small_pictures_get_a_network_for_small_pictures(tmp_path: Path) -> None
     assert "resnet20_cifar at 32 pixels: the pictures have some 30" in reasons[0]
     given, _ = choose(None, data, {"augment.crop.area_min": 0.5})
     assert isinstance(given.augment.crop, ResizedCrop)
+
+
+def bundle_of(folder: Path, **options: object) -> str:
+    """A bundle of a random narrow CIFAR net for three classes."""
+    options = {"name": "resnet20_cifar", "num_classes": 3, "in_channels": 3, "width": 0.25, **options}
+    known = {key: value for key, value in options.items() if key != "weights"}
+    look = Preprocessing("RGB", 32, 32, "bilinear", (0.5,) * 3, (0.2,) * 3)
+    card = {"model": options, "classes": ["x", "y", "z"], "preprocessing": look.as_dict(), "licence": "MIT"}
+    bundle.write(folder, arrays(create_model(**known).state_dict()), card)  # type: ignore[arg-type]
+    return str(folder)
+
+
+def test_weights_decide_on_the_network_where_nobody_else_does(tmp_path: Path, asked: list[str]) -> None:
+    data = folder_of(tmp_path / "set", {"ant": 3, "bee": 3}, (140, 100))
+    chosen, reasons = choose(None, data, {"weights": "resnet50.a1_in1k"})
+    assert (chosen.model, chosen.optim) == (
+        Model("resnet50", weights="resnet50.a1_in1k"),
+        RECIPES["photos"].build().optim,
+    )
+    assert reasons[0] == "resnet50: the network that the weights resnet50.a1_in1k are of."
+    best = bundle_of(tmp_path / "best", weights="imagenet")  # a bundle names no weights to fetch
+    expected = Model("resnet20_cifar", weights=best, width=0.25)
+    for wanted in (None, "photos_probe"):
+        chosen, reasons = choose(wanted, data, {"model.weights": best})
+        assert chosen.model == expected
+        assert "resnet20_cifar: the network that the weights" in reasons[0]
+    assert asked == []
+
+
+def test_a_network_that_somebody_names_stays(tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "set", {"ant": 3, "bee": 3}, (140, 100))
+    given = {"weights": "resnet50.a1_in1k"}
+    assert choose(None, data, {**given, "model": "resnet34"})[0].model.name == "resnet34"
+    mine = tmp_path / "mine.toml"
+    for text, name in (('[model]\nname = "resnet34"\n', "resnet34"), ("[model]\ndrop_path = 0.1\n", "resnet50")):
+        mine.write_text(text, encoding="utf-8")
+        assert choose(str(mine), data, given)[0].model.name == name
+    assert choose(replace(RECIPES["photos"].build(), name="own"), data, given)[0].model.name == "resnet18"
+
+
+@pytest.mark.parametrize("weights", ["imagenet", "resnet18.imagenet1k_v1"])
+def test_small_pictures_do_not_change_the_network_that_weights_are_of(weights: str, tmp_path: Path) -> None:
+    data = folder_of(tmp_path / "set", {"ant": 20, "bee": 20}, (40, 30))
+    chosen, reasons = choose(None, data, {"weights": weights})
+    usual = RECIPES["photos"].build()
+    assert (chosen.model, chosen.optim) == (replace(usual.model, weights=weights), usual.optim)
+    assert (chosen.data.img_size, chosen.augment.crop) == (usual.data.img_size, usual.augment.crop)
+    assert not any("resnet20_cifar" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(("size", "px"), [((40, 30), 32), ((60, 50), 48), ((140, 100), 32)])
+def test_a_net_for_small_pictures_sees_small_ones_and_is_fine_tuned_gently(
+    size: tuple[int, int], px: int, tmp_path: Path
+) -> None:
+    data = folder_of(tmp_path / "set", {"ant": 20, "bee": 20}, size)
+    chosen, reasons = choose(None, data, {"weights": bundle_of(tmp_path / "best")})
+    assert (chosen.model.name, chosen.model.width) == ("resnet20_cifar", 0.25)
+    assert (chosen.data.img_size, chosen.data.resize_px, chosen.augment.crop) == (px, px, PadCrop(px=px // 8))
+    assert chosen.optim.lr == RECIPES["photos"].build().optim.lr
+    assert any(reason.startswith(f"resnet20_cifar at {px} pixels: ") for reason in reasons)
 
 
 def look(images: int, counts: tuple[int, int] = (500, 500), side_px: int = 400, **more: bool) -> Look:

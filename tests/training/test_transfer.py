@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from residuum import bundle
 from residuum.errors import RecipeError
 from residuum.models import create_model
+from residuum.models.convert import imagenet_classes
+from residuum.models.pretrained import Pretrained
 from residuum.models.saved import arrays
+from residuum.models.weights import WEIGHTS
 from residuum.recipe import AdamW, Augment, Muon, Recipe, Sgd, Transfer
 from residuum.training import train as training
 from residuum.training.build import build
@@ -25,7 +28,7 @@ from residuum.training.run import Run
 from residuum.training.start import start
 from residuum.training.stop import Stop
 from residuum.training.train import train
-from residuum.training.transfer import first_epochs, parts_of
+from residuum.training.transfer import choose_head, first_epochs, parts_of
 
 CPU = torch.device("cpu")
 
@@ -295,3 +298,33 @@ def test_a_licence_is_handed_on_to_what_is_made_of_the_weights(
     assert bundle.read(resumed.folder / "last")[1]["licence"] == "CC-BY-NC-4.0"
     alone = train(replace(wanted, model=tiny.model), out=tmp_path / "alone", device="cpu")
     assert bundle.read(alone.folder / "best")[1]["licence"] == "unspecified"
+
+
+def test_the_head_is_kept_only_where_the_weights_say_that_it_is_for_these_classes(tiny: Recipe, tmp_path: Path) -> None:
+    """A file of tensors may have as many classes as the pictures and mean others."""
+    torch.manual_seed(3)
+    state = create_model("resnet20_cifar", num_classes=3, width=0.25).state_dict()
+    torch.save(state, tmp_path / "net.th")
+    runs = {head: started(tiny, tmp_path / "net.th", tmp_path / head, head=head) for head in ("auto", "keep")}
+    same = {
+        head: torch.equal(run.model.state_dict()["head.fc.weight"], state["head.fc.weight"])
+        for head, run in runs.items()
+    }
+    assert same == {"auto": False, "keep": True}
+    said = (runs["auto"].folder / "log.txt").read_text()
+    assert (
+        "Its head is new: the weights do not say for which classes theirs is (to keep it: --set transfer.head=keep)."
+        in said
+    )
+    assert "head is new" not in (runs["keep"].folder / "log.txt").read_text()
+
+
+def test_weights_that_are_known_by_name_have_imagenets_classes() -> None:
+    model = create_model("resnet20_cifar", num_classes=1000, width=0.25)
+    start = Pretrained("resnet18.imagenet1k_v1", model.state_dict(), known=WEIGHTS["resnet18.imagenet1k_v1"])
+    before = model.state_dict()["head.fc.weight"].clone()
+    assert choose_head(model, start, Transfer(), imagenet_classes()) == ""
+    assert torch.equal(model.state_dict()["head.fc.weight"], before)
+    others = choose_head(model, start, Transfer(), [f"n{number:08d}" for number in range(1000)])
+    assert "Its head is new: theirs is for other classes (to keep it: --set transfer.head=keep)." in others
+    assert not torch.equal(model.state_dict()["head.fc.weight"], before)

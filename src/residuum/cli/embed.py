@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         place = f"stage {maker.embedder.stage}, on {maker.device} in {arguments.precision}"
         console.note(f"Embedding with {maker.model['name']} in {arguments.network}: {maker.dim:,} numbers, {place}.")
     pictures = [standard_input() if file == "-" else file for file in files]
-    sets = choose(maker.preprocessing.mode, pictures, arguments.data, arguments.split)
+    sets = choose(maker.preprocessing.mode, pictures, arguments.data, arguments.split, maker.labels)
     with progress.counting("embedding", sum(len(images) for images, _ in sets), quiet=arguments.quiet) as tell:
         done = embed(maker, arguments.out, sets, batch_size=arguments.batch_size, workers=arguments.workers, tell=tell)
     _tell(done, arguments)

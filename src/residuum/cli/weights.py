@@ -1,18 +1,24 @@
 """Lists the weights to start from that are known by name: where they come from, and how well they are known to do.
 
-Accuracies are as published: on ImageNet's validation pictures, one crop, each with its own preprocessing.
+Accuracies are as published: on ImageNet's validation pictures, one crop, each with its own preprocessing. A file is
+checked against its SHA-256 (with ..., against the beginning of it that is published). Where that is not known, it is
+held to the names, shapes and types of its tensors; where the revision is not pinned, it is the newest of its kind.
 
 examples:
   residuum weights
-  residuum train --data my_photos --model resnet50 --weights resnet50.imagenet1k_v1
+  residuum train --data my_photos --weights resnet50.imagenet1k_v1
   residuum convert resnet50.a1_in1k --model resnet50 --out resnet50
 """
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
+
+if TYPE_CHECKING:
+    from residuum.models.weights import Weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
             card.licence,
             f"{card.bytes_about / 1e6:.0f} MB",
             f"{card.top1:.2f} %",
-            f"{card.sha256[:8] or 'not known'}{'...' if len(card.sha256) < 64 and card.sha256 else ''}",
+            _checked_by(card),
             "yes" if card.cached.is_file() else "-",
         ]
         for card in WEIGHTS.values()
@@ -42,3 +48,9 @@ def run(arguments: argparse.Namespace) -> int:
     header = ("weights", "source", "licence", "size", "top-1", "SHA-256", "here")
     console.answer(console.table(header, rows, right=(3, 4)))
     return 0
+
+
+def _checked_by(card: Weights) -> str:
+    """Returns in words what tells whether a file is the right one: its hash, as far as that is known, and revision."""
+    known = f"{card.sha256[:8] or 'not known'}{'...' if len(card.sha256) < 64 and card.sha256 else ''}"
+    return known if card.is_pinned else f"{known}, revision not pinned"

@@ -10,7 +10,9 @@ schema's metadata; shards are called PART-00000-of-00002.parquet.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,7 @@ from residuum.data.paths import displayed, natural_key
 from residuum.data.row_groups import RowGroupStore, Shard, bytes_in, held_for, unreadable
 from residuum.data.sets import BytesSet, ImageSet, StreamedSet
 from residuum.errors import DataError, ResourceError
+from residuum.imaging import EXTENSIONS
 from residuum.memory import available_bytes
 
 RESIDENT_BYTES = 2 * 2**30
@@ -82,12 +85,13 @@ def find(files: Sequence[Path], title: str) -> Found:
 
 
 def shards_of(folder: Path) -> list[Path]:
-    """Returns the Parquet files of a folder, or of its folder `data`, as a copy of a hub's repository has them.
+    """Returns the Parquet files of a folder, of its folder `data`, or of the one folder in it that is named after a
+    configuration (`plain_text`), as copies of the hub's repositories have them.
 
     Raises:
-        DataError: the names say that a shard is missing.
+        DataError: there are several such folders, or the names say that a shard is missing.
     """
-    files = _listed(folder) or _listed(folder / "data")
+    files = _listed(folder) or _listed(folder / "data") or _of_a_configuration(folder)
     known: dict[tuple[str, int], set[int]] = {}
     for file in files:
         if match := _SHARD.fullmatch(file.name):
@@ -108,9 +112,47 @@ def _listed(folder: Path) -> list[Path]:
     return [file for file in sorted(folder.iterdir()) if file.suffix == ".parquet" and not file.name.startswith(".")]
 
 
+def _of_a_configuration(folder: Path) -> list[Path]:
+    """Returns the shards in the only folder of `folder` that holds any; none where one of its folders holds pictures,
+    which is a class then."""
+    found: dict[str, list[Path]] = {}
+    try:
+        for place in sorted(folder.iterdir()) if folder.is_dir() else ():
+            shards = [] if place.name.startswith(".") or not place.is_dir() else _shards_or_pictures(place)
+            if shards is None:
+                return []
+            if shards:
+                found[place.name] = shards
+    except OSError:
+        return []  # whoever looks for class folders says which one cannot be read
+    if len(found) > 1:
+        raise DataError(
+            f"{displayed(str(folder))} holds Parquet shards in several folders: {displayed(', '.join(found))}.",
+            expected="Expected those of one image set.",
+            hint=f"Name one of them: --data {displayed(shlex.quote(str(folder / next(iter(found)))))}",
+        )
+    return next(iter(found.values()), [])
+
+
+def _shards_or_pictures(folder: Path) -> list[Path] | None:
+    """Returns the files of a folder that are called as shards of a part, or None as soon as a picture is among them."""
+    shards = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            stem, extension = os.path.splitext(entry.name)  # noqa: PTH122 (a folder of a class may be a large one)
+            if extension.lower() in EXTENSIONS and not stem.startswith("."):
+                return None
+            if extension == ".parquet" and _first_word(entry.name) in PART_NAMES:
+                shards.append(folder / entry.name)
+    return sorted(shards)
+
+
+def _first_word(name: str) -> str:
+    return re.split(r"[-_.]", name.lower(), maxsplit=1)[0]
+
+
 def _part(file: Path) -> PartName:
-    first = re.split(r"[-_.]", file.name.lower(), maxsplit=1)[0]
-    return PART_NAMES.get(first, "train")
+    return PART_NAMES.get(_first_word(file.name), "train")
 
 
 def _layout(file: Path) -> _Layout:

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from residuum import __version__, bundle, hardware, imaging
-from residuum.data.labels import in_words
+from residuum.data.labels import Reading, in_words
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import ORDER
 from residuum.data.paths import displayed
@@ -30,13 +30,13 @@ from residuum.data.sources import find, part_name
 from residuum.deploy.vectors import Made, Row, writing
 from residuum.errors import DataError, UsageError, WeightsError, did_you_mean
 from residuum.evaluation.embedding import embed as embed_batches
+from residuum.evaluation.trained import reading_of
 from residuum.imaging import Preprocessing
 from residuum.models import MODELS, pretrained, saved
 from residuum.models._catalog import untrained_model
-from residuum.models.convert import recognised, usual_preprocessing
+from residuum.models.convert import usual_preprocessing
 from residuum.models.embedding import Embedder, embedder
 from residuum.models.layers import Network
-from residuum.userpath import expanded
 
 _NOT_FINITE = "the network's answer is not finite"
 
@@ -71,6 +71,7 @@ class Maker:
     """A network that makes vectors of pictures, and all that decides what they are.
 
     `bundle` is where it is from, or else `weights` is. `model` is what `create_model` builds it of.
+    `labels` is how it reads a table's.
     """
 
     embedder: Embedder
@@ -81,6 +82,7 @@ class Maker:
     device: torch.device
     precision: hardware.Precision
     dim: int
+    labels: Reading = "auto"
 
     def rows(self, images: ImageSet, *, labelled: bool, batch_size: int, workers: int = 0) -> Iterator[list[Row]]:
         """Yields one row for each picture of a set, in its order, as the batches are done; `labelled` with classes."""
@@ -167,6 +169,7 @@ def open_maker(
     place = hardware.choose_device(device)
     hardware.choose_precision(precision, place)
     hardware.take(place)
+    labels: Reading = "auto"
     named = weights is not None or (name in MODELS and not bundle.is_there(Path(name)))
     if named:
         model, preprocessing = _of_weights(name, weights or "imagenet")
@@ -176,6 +179,7 @@ def open_maker(
         _refuse_unknown(name)
         trained = saved.load(Path(name), place)
         model, preprocessing, card = trained.model, trained.preprocessing, trained.card["model"]
+        labels = reading_of(trained)
     network = embedder(model, stage, pooled=pooled)
     side = preprocessing.img_size
     with torch.inference_mode():
@@ -189,6 +193,7 @@ def open_maker(
         device=place,
         precision=precision,
         dim=dim,
+        labels=labels,
     )
 
 
@@ -223,9 +228,14 @@ def embed(
 
 
 def choose(
-    mode: imaging.Mode, paths: Sequence[str | bytes] = (), data: str | None = None, split: str | None = None
+    mode: imaging.Mode,
+    paths: Sequence[str | bytes] = (),
+    data: str | None = None,
+    split: str | None = None,
+    labels: Reading = "auto",
 ) -> list[Chosen]:
-    """Returns what to embed: the pictures at `paths`, and the parts of the set `data`, or only `split` of it.
+    """Returns what to embed: the pictures at `paths`, and the parts of the set `data`, or only `split` of it. `labels`
+    says how those of a table are read.
 
     Raises:
         DataError: the set cannot be used, or there are no pictures.
@@ -235,11 +245,11 @@ def choose(
     if paths:
         sets.append(Chosen(Pictures(paths, mode), {"files": len(paths)}))
     if data is not None:
-        found = find(data)
+        found = find(data, labels)
         names = [name for name in ORDER if name in found.parts] if split is None else [part_name(found, split, data)]
         for name in names:
             images = in_mode(found.parts[name], mode)
-            sets.append(Chosen(images, {"data": data, "part": name, "pictures": len(images)}))
+            sets.append(Chosen(images, {"data": data, "labels": labels, "part": name, "pictures": len(images)}))
     if not sum(len(chosen.images) for chosen in sets):
         raise DataError(
             "There are no pictures to embed.",
@@ -251,7 +261,7 @@ def choose(
 
 def set_of(source: Mapping[str, Any], mode: imaging.Mode) -> ImageSet:
     """Opens the set that an entry of `Made.sources` names; raises DataError or NetworkError."""
-    return in_mode(find(source["data"]).parts[source["part"]], mode)
+    return in_mode(find(source["data"], source.get("labels", "auto")).parts[source["part"]], mode)
 
 
 def _of_weights(name: str, weights: str) -> tuple[Network, Preprocessing]:
@@ -266,13 +276,7 @@ def _of_weights(name: str, weights: str) -> tuple[Network, Preprocessing]:
     options = {} if found.num_classes is None else {"num_classes": found.num_classes}
     model = untrained_model(name, **options)
     found.load_into(model)
-    known = found.known
-    if known is None and found.card is None:
-        known = recognised(expanded(weights), name)
-    if known is not None:
-        return model, known.preprocessing
-    stored: Any = (found.card or {}).get("preprocessing")
-    return model, Preprocessing.from_dict(stored) if stored else usual_preprocessing(entry.card.input_px)
+    return model, found.preprocessing or usual_preprocessing(entry.card.input_px)
 
 
 def _refuse_unknown(name: str) -> None:

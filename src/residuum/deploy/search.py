@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from residuum import imaging
 from residuum.data.paths import displayed
+from residuum.data.places import is_named
 from residuum.data.sets import ImageSet
 from residuum.deploy import vectors
 from residuum.deploy.approximate import Approximate
@@ -31,6 +32,7 @@ from residuum.deploy.vectors import Made
 from residuum.errors import DataError, PictureError, ResiduumError, UsageError, WeightsError
 from residuum.evaluation import neighbours
 from residuum.evaluation.searcher import Searcher
+from residuum.models.weights import WEIGHTS
 from residuum.userpath import expanded
 
 MOST_PAIRS = 1_000_000
@@ -198,9 +200,9 @@ class Index:
             name = self._file.file(at)
             if "files" in source:
                 return imaging.open_picture(self._place(name), mode, name=name)
-            images, root = self._set(number), self._place(source["data"])
+            images = self._set(number)
             there = "" if images is None or row >= len(images) else images.name(row)
-            if images is None or there.removeprefix(root) != name.removeprefix(source["data"]):
+            if images is None or not _is_same(there, self._source(source["data"]), name, source["data"]):
                 raise PictureError(name, "its set has changed, or is not there any more")
             return images.open(row)
         raise PictureError(self._file.file(at), "the index does not say where it is from")
@@ -210,7 +212,9 @@ class Index:
         """The network that made the vectors; refused where it would make others now."""
         made = self.made
         name = self._bundle or (made.model["name"] if made.bundle is None else self._place(made.bundle))
-        weights = None if made.weights is None or self._bundle else self._place(made.weights)
+        weights = None if made.weights is None or self._bundle else made.weights
+        if weights is not None and weights != "imagenet" and weights not in WEIGHTS:
+            weights = self._place(weights)
         maker = open_maker(
             name,
             weights=weights,
@@ -228,16 +232,21 @@ class Index:
         return maker
 
     def _place(self, path: str) -> str:
-        """Returns where a path is: as it was given, or seen from the folder in which the index was made."""
-        there = Path(self.made.folder) / path
-        return path if expanded(path).exists() or not there.exists() else str(there)
+        """Returns where a path is: seen from the folder in which the index was made, or, where nothing is there any
+        more, as it was given."""
+        there = Path(self.made.folder) / expanded(path)
+        return str(there) if there.exists() else path
+
+    def _source(self, data: str) -> str:
+        """Returns where a set is; one that has a name is no path, whatever lies in a folder."""
+        return data if is_named(data) else self._place(data)
 
     def _set(self, number: int) -> ImageSet | None:
         if number not in self._sets:
             source = dict(self.made.sources[number])
             try:
                 self._sets[number] = set_of(
-                    {**source, "data": self._place(source["data"])}, self.made.preprocessing.mode
+                    {**source, "data": self._source(source["data"])}, self.made.preprocessing.mode
                 )
             except (ResiduumError, KeyError):
                 self._sets[number] = None
@@ -249,6 +258,17 @@ class Index:
 
     def _match(self, at: int, similarity: float) -> Match:
         return Match(self._file.file(at), self._file.label(at), similarity, at)
+
+
+def _is_same(there: str, now: str, name: str, then: str) -> bool:
+    """Whether a set at `now` calls a picture what it called it at `then`, but for where it lies."""
+    is_folder = Path(now).is_dir()
+    roots = [Path(source) if is_folder else Path(source).parent for source in (now, then)]
+    return there == name or _within(there, roots[0]) == _within(name, roots[1])
+
+
+def _within(name: str, root: Path) -> str:
+    return name if root == Path() else name.removeprefix(str(root)).lstrip("/")
 
 
 def _difference(maker: Maker, made: Made) -> str:

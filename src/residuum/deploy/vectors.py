@@ -45,8 +45,9 @@ class Made:
     """How vectors were made: enough to make another one in the same way, and to notice that it would be another way.
 
     `bundle` is the folder of a bundle; without it the network is `model["name"]` with `weights`. `fingerprint` is that
-    of the weights. `sources` are what the rows are of, in their order: `{"files": COUNT}` or `{"data": SOURCE, "part":
-    NAME, "pictures": COUNT}`. Relative paths are relative to `folder`. `id` tells two files of vectors apart.
+    of the weights. `sources` are what the rows are of, in their order: `{"files": COUNT}` or `{"data": SOURCE,
+    "labels": READING, "part": NAME, "pictures": COUNT}`. Relative paths are relative to `folder`. `id` tells two files
+    of vectors apart.
     """
 
     bundle: str | None

@@ -29,7 +29,15 @@ from residuum.evaluation.embedding import Vectors, embed_all
 from residuum.evaluation.evaluate import TOP, Predictions, Scores, score
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
 from residuum.evaluation.precision_recall import HALF
-from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of, was_trained_on
+from residuum.evaluation.trained import (
+    Evaluation,
+    Knn,
+    Watch,
+    as_they_come,
+    pictures_of,
+    reading_of,
+    was_trained_on,
+)
 from residuum.models import saved
 from residuum.models.embedding import embedder
 
@@ -128,7 +136,7 @@ def _parts(trained: saved.Saved, data: str | None, split: str | None, on_bad_ima
         known, all_known, _ = pictures_of([trained], data, "train", on_bad_image)
         asked, what, skipped = pictures_of([trained], data, split, on_bad_image)
         return _checked(_Parts(known, asked, what, apart=what == all_known, skipped=skipped))
-    found = find(data)
+    found = find(data, reading_of(trained))
     name = part_name(found, split, data)
     if not len(found.parts.get("train", ())):
         raise DataError(

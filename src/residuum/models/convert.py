@@ -9,13 +9,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from residuum import __version__, bundle, download, imaging
+from residuum import __version__, bundle, imaging
 from residuum.errors import UsageError, WeightsError
 from residuum.imaging import Preprocessing
 from residuum.models import layouts, pretrained
 from residuum.models._catalog import MODELS, untrained_model
 from residuum.models.saved import arrays
-from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD, WEIGHTS, Weights
+from residuum.models.weights import IMAGENET_MEAN, IMAGENET_STD, Weights
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def convert(
             expected="Expected one: a bundle predicts.",
             hint=f"Train one with them: residuum train --data DATA --model {model} --weights {found.name}",
         )
-    known = found.known or recognised(Path(weights), model)
+    known = found.known
     names = _classes(classes, found.num_classes, known)
     channels = found.in_channels or entry.card.in_channels
     preprocessing = _as_seen(known.preprocessing if known else usual_preprocessing(entry.card.input_px), seen, channels)
@@ -90,12 +90,6 @@ def convert(
     }
     bundle.write(out, arrays(network.state_dict()), card)
     return Converted(out, layouts.recognise(found.state_dict).name, len(found.state_dict), card)
-
-
-def recognised(file: Path, model: str) -> Weights | None:
-    """Returns the weights known by name that a file is, by its whole hash."""
-    digest = download.sha256(file)
-    return next((card for card in WEIGHTS.values() if card.sha256 == digest and card.model == model), None)
 
 
 def imagenet_classes() -> list[str]:

@@ -19,7 +19,15 @@ from residuum.errors import WeightsError
 from residuum.imaging import Preprocessing
 from residuum.models import foreign, layouts
 from residuum.models.layers import Network
-from residuum.models.weights import WEIGHTS, Weights, check_licence, named, obtain
+from residuum.models.weights import (
+    WEIGHTS,
+    Weights,
+    check_licence,
+    named,
+    obtain,
+    recognised,
+    refuse_another_network,
+)
 from residuum.userpath import expanded
 
 NONE = "none"
@@ -31,13 +39,19 @@ UNSPECIFIED = "unspecified"
 class Pretrained:
     """Weights that were found: what messages call them, their tensors by their own names, and what else is known.
 
-    `known` is the card of weights known by name, `card` that of a bundle.
+    `known` is the card of weights known by name, be it that a file was recognised as one, `card` that of a bundle.
     """
 
     name: str
     state_dict: Mapping[str, Tensor]
     known: Weights | None = None
     card: Mapping[str, object] | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What sentences call them: their name, and what a file was recognised as."""
+        known = self.known
+        return self.name if known is None or known.name == self.name else f"{self.name} ({known.name})"
 
     @property
     def num_classes(self) -> int | None:
@@ -70,12 +84,12 @@ class Pretrained:
         Raises:
             WeightsError: they do not fit, by key. Nothing is loaded then.
         """
-        with_head = layouts.load(model, self.state_dict, f"The weights {self.name}")
+        with_head = layouts.load(model, self.state_dict, f"The weights {self.in_words}")
         if with_head:
-            return f"The network starts from the weights {self.name}."
+            return f"The network starts from the weights {self.in_words}."
         theirs = "none" if self.num_classes is None else f"one for {self.num_classes:,}"
         return (
-            f"The network starts from the weights {self.name}, with a new head for {model.num_classes:,} classes: "
+            f"The network starts from the weights {self.in_words}, with a new head for {model.num_classes:,} classes: "
             f"the weights have {theirs}."
         )
 
@@ -90,12 +104,42 @@ def find(weights: str | Path | None, model: str, options: Mapping[str, object]) 
     """
     if weights is None or weights == NONE:
         return None
-    path = expanded(weights)
-    if str(weights) != "imagenet" and str(weights) not in WEIGHTS and path.exists():
-        return _bundle(path, model, options) if path.is_dir() else Pretrained(str(weights), foreign.read(path))
+    path = _path_of(weights)
+    if path is not None:
+        return _bundle(path, model, options) if path.is_dir() else _file(path, str(weights), model, options)
     card = named(str(weights), model)
     _refuse_another_stride(card.name, "3x3", options)
     return Pretrained(card.name, foreign.read(obtain(card)), known=card)
+
+
+def network_of(weights: str | Path) -> dict[str, object]:
+    """Returns the name and the options of the network that weights are of, as `model.json` has them; nothing where they
+    do not say so: `imagenet` is there for several, and a file may be anybody's.
+
+    Raises:
+        WeightsError: the bundle cannot be used.
+    """
+    path = _path_of(weights)
+    if path is not None and path.is_dir():
+        return dict(bundle.read(path)[1]["model"])
+    known = WEIGHTS.get(str(weights)) if path is None else recognised(path)
+    return {} if known is None else {"name": known.model}
+
+
+def _path_of(weights: str | Path) -> Path | None:
+    """Returns the file or folder that weights are named by; None where there is none, or a name goes before it."""
+    path = expanded(weights)
+    return path if str(weights) not in ("imagenet", NONE, *WEIGHTS) and path.exists() else None
+
+
+def _file(path: Path, name: str, model: str, options: Mapping[str, object]) -> Pretrained:
+    """Returns the weights in a file; what is known by name is held to the same conditions when it comes as a file."""
+    found = Pretrained(name, foreign.read(path), known=recognised(path))
+    if found.known is not None:
+        refuse_another_network(found.in_words, found.known.model, model)
+        check_licence(found.in_words, found.known.licence)
+        _refuse_another_stride(found.in_words, "3x3", options)
+    return found
 
 
 def _bundle(folder: Path, model: str, options: Mapping[str, object]) -> Pretrained:

@@ -2,9 +2,10 @@
 
 Source: torchvision's weight enumerations (addresses, preprocessing, accuracy; the eight digits in a file's name are the
     beginning of its SHA-256); timm's pretrained configurations and the models' cards on the Hugging Face hub.
-Departures: `sha256` is whole where at least two independent publications of it agree with each other, and otherwise as
-    much of its beginning as the publisher gives. Where it is empty nothing is known of the hash, and where `revision`
-    is None the repository's newest is taken: names, shapes and types of all tensors are then what is checked.
+Departures: `sha256` is whole where at least two independent publications of it agree with each other, or the hub's own
+    page of the file gives it, and otherwise as much of its beginning as the publisher gives. Where it is empty nothing
+    is known of the hash, and where `revision` is None the repository's newest is taken: names, shapes and types of all
+    tensors are then what is checked. Revisions are those of the hub's own pages that list the file.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ class Weights:
     licence: str
     repo: str | None = None
     revision: str | None = None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether it is always the same file that is taken: torchvision's, or a revision of the repository."""
+        return self.repo is None or self.revision is not None
 
     @property
     def url(self) -> str:
@@ -104,7 +110,7 @@ def _torchvision(model: str, version: int, sha256: str, top1: float, resize_px: 
     )
 
 
-def _timm(model: str, revision: str | None, sha256: str, top1: float, bytes_about: int) -> Weights:
+def _timm(model: str, revision: str, sha256: str, top1: float, bytes_about: int) -> Weights:
     """Returns the card of timm's A1 weights (arXiv:2110.00476), scored at 288 pixels without a margin."""
     return Weights(
         name=f"{model}.a1_in1k",
@@ -171,7 +177,7 @@ _KNOWN = (
         73.16,
         46_807_446,
     ),
-    _timm("resnet34", None, "", 77.92, 87_000_000),
+    _timm("resnet34", "0e8757122c4c09b15fb9300c0fd09b3fe89e28bf", "", 77.92, 87_300_000),
     _timm(
         "resnet50",
         "767268603ca0cb0bfe326fa87277f19c419566ef",
@@ -179,8 +185,14 @@ _KNOWN = (
         81.22,
         102_000_000,
     ),
-    _timm("resnet101", None, "", 82.31, 179_000_000),
-    _timm("resnet152", None, "", 82.74, 241_000_000),
+    _timm(
+        "resnet101",
+        "e95c1e3e7cdcc0637817ecc79658817e6dc441bc",
+        "1ba5b660e7c175b3c27c557fc7dc8b2815be830c516815b0155f61b403f27380",
+        82.31,
+        179_000_000,
+    ),
+    _timm("resnet152", "3f553c69c9d64f01c50dfb6462bdf2dad727ad23", "", 82.74, 241_000_000),
     _semi_weakly("resnet18", 73.28, 47_000_000),
     _semi_weakly("resnet50", 81.18, 102_000_000),
 )
@@ -218,13 +230,28 @@ def named(name: str, model: str) -> Weights:
             or f"Expected {'one of ' if known else ''}{', '.join((*known, 'a file, a bundle or none'))}.",
             hint="List the names with: residuum weights",
         )
-    if WEIGHTS[name].model != model:
-        raise WeightsError(
-            f"The weights {name} are of the network {WEIGHTS[name].model}, not of {model}.",
-            expected=f"Expected {' or '.join(card.name for card in own) or 'a file or a bundle'}.",
-            hint=f"Use --model {WEIGHTS[name].model} with them.",
-        )
+    refuse_another_network(name, WEIGHTS[name].model, model)
     return WEIGHTS[name]
+
+
+def refuse_another_network(name: str, theirs: str, model: str) -> None:
+    """Raises WeightsError where weights are of the network `theirs` and wanted for `model`."""
+    if theirs != model:
+        own = " or ".join(card.name for card in of_model(model))
+        raise WeightsError(
+            f"The weights {name} are of the network {theirs}, not of {model}.",
+            expected=f"Expected {own or 'a file or a bundle'}.",
+            hint=f"Use --model {theirs} with them.",
+        )
+
+
+def recognised(file: Path) -> Weights | None:
+    """Returns the weights known by name that a file is, by as much of its SHA-256 as is known; None for any other."""
+    try:
+        digest = download.sha256(file)
+    except OSError:
+        return None  # whoever reads it says why
+    return next((card for card in WEIGHTS.values() if card.sha256 and digest.startswith(card.sha256)), None)
 
 
 def obtain(card: Weights) -> Path:

@@ -14,6 +14,7 @@ from residuum.data.sets import ImageSet, StreamedSet, opened, sampled
 from residuum.data.sources import find
 from residuum.download import is_offline
 from residuum.errors import NetworkError, ResourceError
+from residuum.models import MODELS
 from residuum.models.weights import named, obtain, of_model
 from residuum.recipe import Recipe
 
@@ -70,21 +71,32 @@ def _side_px(images: ImageSet) -> int:
     return sides[len(sides) // 2] if sides else 0
 
 
-def small_network(look: Look, given: set[str]) -> tuple[dict[str, object], list[str]]:
-    """Returns the changes that make a recipe for photos one for small pictures, and why; none where they are not."""
-    if look.side_px >= SMALL_PX or "model.name" in given:
+def small_network(look: Look, given: Set[str], start: str | None) -> tuple[dict[str, object], list[str]]:
+    """Returns the changes that make a recipe for photos one for small pictures, and why; none where they are not.
+
+    Weights to start from decide on the network: `start` is the one that they are of, empty where they do not say it and
+    None where there are none. One for small pictures sees small ones, whatever their size.
+    """
+    input_px = MODELS[start].card.input_px if start else math.inf
+    if "model.name" in given or (look.side_px >= SMALL_PX if start is None else input_px > SMALL_PX):
         return {}, []
-    px = min(max(4 * round(look.side_px / 4), 16), SMALL_PX)
+    small = look.side_px < SMALL_PX
+    px = min(max(4 * round(look.side_px / 4), 16), SMALL_PX) if small else int(input_px)
     changes: dict[str, object] = {
-        "model.name": "resnet20_cifar",
         "data.img_size": px,
         "data.resize_px": px,
         "data.batch_size": 64,
         "augment.crop.name": "pad",
         "augment.crop.px": px // 8,
-        "optim.lr": 0.1,
     }
-    why = f"resnet20_cifar at {px} pixels: the pictures have some {look.side_px} on their shorter side."
+    if start is None:
+        changes |= {"model.name": "resnet20_cifar", "optim.lr": 0.1}
+    sees = (
+        f"the pictures have some {look.side_px} on their shorter side"
+        if small
+        else "it is a network for small pictures"
+    )
+    why = f"{start or 'resnet20_cifar'} at {px} pixels: {sees}."
     tables = [table for table in ("augment.crop.", "optim.") if any(key.startswith(table) for key in given)]
     return {key: value for key, value in changes.items() if key not in given and not key.startswith(tuple(tables))}, [
         why

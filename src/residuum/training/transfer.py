@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
 from residuum import recipe
 from residuum.errors import RecipeError
+from residuum.models.convert import imagenet_classes
 from residuum.models.layers import Network
 from residuum.models.pretrained import Pretrained
 
@@ -107,24 +109,37 @@ class Thawing:
 
 
 def choose_head(model: Network, start: Pretrained, transfer: recipe.Transfer, classes: Sequence[str]) -> str:
-    """Makes the head new where the weights' own is not for these classes; returns a word where it does.
+    """Makes the head new where the weights' own is not known to be for these classes; returns a word where it does.
 
     Raises:
-        RecipeError: the weights' classifier is to be kept, and is not for these classes.
+        RecipeError: the weights' classifier is to be kept, and is not for as many classes.
     """
     fits = start.num_classes == len(classes)
-    named = None if start.card is None else start.card.get("classes")
-    same = fits and (named is None or list(classes) == named)
     if transfer.head == "keep" and not fits:
         raise RecipeError(
-            f"The weights {start.name} have no classifier for {len(classes):,} classes that could be kept.",
+            f"The weights {start.in_words} have no classifier for {len(classes):,} classes that could be kept.",
             expected=f"Expected weights with as many classes; they have {start.num_classes or 'none'}.",
             hint="Start with a new one: --set transfer.head=new",
         )
-    if fits and (transfer.head == "new" or (transfer.head == "auto" and not same)):
-        model.reset_head(len(classes))
-        return f" Its head is new{'' if same else ': theirs is for other classes'}."
-    return ""
+    if not fits or transfer.head == "keep":
+        return ""
+    theirs = _classes_of(start)
+    same = theirs is not None and list(classes) == list(theirs)
+    if same and transfer.head == "auto":
+        return ""
+    model.reset_head(len(classes))
+    if same or transfer.head == "new":
+        return " Its head is new."
+    why = "the weights do not say for which classes theirs is" if theirs is None else "theirs is for other classes"
+    return f" Its head is new: {why} (to keep it: --set transfer.head=keep)."
+
+
+def _classes_of(start: Pretrained) -> Sequence[str] | None:
+    """Returns the classes that the weights' classifier is for, in their order; None where nothing says so."""
+    if start.known is not None:
+        return imagenet_classes()
+    named: Any = (start.card or {}).get("classes")
+    return None if named is None else list(named)
 
 
 def _learn(names: Sequence[str]) -> str:
