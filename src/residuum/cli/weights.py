@@ -2,7 +2,7 @@
 
 Accuracies are as published: on ImageNet's validation pictures, one crop, each with its own preprocessing. A file is
 checked against its SHA-256 (with ..., against the beginning of it that is published). Where that is not known, it is
-held to the names, shapes and types of its tensors; where the revision is not pinned, it is the newest of its kind.
+held to the names, shapes and types of its tensors; where the revision is not pinned, it is the newest there is.
 
 examples:
   residuum weights
