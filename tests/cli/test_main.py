@@ -22,7 +22,7 @@ FLAGS = {
     "train": {
         "--data", "-c --recipe", "--model", "--weights", "--epochs", "-b --batch-size", "--img-size", "--lr", "--seed",
         "--precision", "-j --workers", "--on-bad-image", "--set", "-o --out", "--resume", "--override", "--resize",
-        "--find-lr", "--folds", "--unknown-below",
+        "--find-lr", "--folds", "--unknown-below", "--tensorboard",
         "--device", "--dry-run", "--offline", "--accept-license", "--json", "-q --quiet", "-v --verbose",
     },
     "evaluate": {
@@ -62,7 +62,7 @@ FLAGS = {
         "-q --quiet",
     },
     "cache": {
-        "DATA", "-o --out", "--px", "--interpolation", "--on-bad-image", "-j --workers", "--offline", "--json",
+        "DATA", "-o --out", "--px", "--interpolation", "--labels", "--on-bad-image", "-j --workers", "--offline", "--json",
         "-q --quiet", "-v --verbose",
     },
     "bench": {
