@@ -62,8 +62,8 @@ FLAGS = {
         "-q --quiet",
     },
     "cache": {
-        "DATA", "-o --out", "--px", "--interpolation", "--labels", "--on-bad-image", "-j --workers", "--offline", "--json",
-        "-q --quiet", "-v --verbose",
+        "DATA", "-o --out", "--px", "--interpolation", "--labels", "--on-bad-image", "-j --workers", "--offline",
+        "--json", "-q --quiet", "-v --verbose",
     },
     "bench": {
         "train|infer|data|startup", "--model", "--data", "-c --recipe", "-b --batch-size", "--img-size", "--precision",
