@@ -53,7 +53,7 @@ def _read(rows: Rows) -> Finding:
         scales={
             "smoke": "Narrow plain and residual nets of 20 and 56 layers, 3 epochs on the digits.",
             "small": "Plain-20, plain-56, ResNet-20 and ResNet-56 on 20,000 training pictures of CIFAR-10 at 16 x "
-            "16 pixels, mirrored at random and not cropped, for 14 epochs of SGD in batches of 64; the rate is warmed "
+            "16 pixels, mirrored at random and not cropped, for 12 epochs of SGD in batches of 64; the rate is warmed "
             "up to 0.05 for one and falls to zero along a cosine. The paper: 50,000 at 32 x 32, cropped at random, for "
             "164 epochs in batches of 128, with a rate of 0.1 in three steps.",
             "full": "Plain and residual nets of 20, 32, 44, 56 and 110 layers as published.",
