@@ -140,11 +140,6 @@ def digest(folder: Path) -> str:
         raise _unusable(folder, f"{SUMS} cannot be read ({error.strerror})") from error
 
 
-def kept_older(folder: Path) -> Path:
-    """Returns where `keep_older` keeps the bundle that `folder` held before, if there was one."""
-    return _older(folder)
-
-
 def is_there(folder: Path) -> bool:
     """Whether there is a bundle to read, be it one that a killed writer moved aside; its content is not checked."""
     return _committed(folder) or _committed(aside.older(folder))

@@ -24,9 +24,10 @@ from torch import Tensor
 from residuum import __version__, hardware
 from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader
+from residuum.data.places import root_of
 from residuum.data.randomness import permutation
 from residuum.data.sets import ImageSet, in_mode, subset
-from residuum.data.sources import Parts, open_parts, root_of, statistics
+from residuum.data.sources import Parts, open_parts, statistics
 from residuum.errors import UsageError
 from residuum.imaging import Preprocessing
 from residuum.lab.findings import Row, Rows, Scale

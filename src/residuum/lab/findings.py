@@ -35,23 +35,25 @@ class Measure:
         """The mean over seeds."""
         return statistics.fmean(self.values)
 
-    def mean_and_spread(self) -> str:
-        """Returns '8.75 ± 0.12': mean and standard deviation (of the sample), without the unit."""
-        mean = f"{self.mean:,.{self.decimals}f}"
-        return mean if len(self.values) == 1 else f"{mean} ± {statistics.stdev(self.values):,.{self.decimals}f}"
-
     def in_words(self) -> str:
-        """Returns '8.75 ± 0.12 % (3 seeds)'."""
-        return self.mean_and_spread() + _unit_and_seeds(self.unit, len(self.values))
+        """Returns '8.75 ± 0.12 % (3 seeds)': mean and standard deviation (of the sample)."""
+        unit = f" {self.unit}" if self.unit else ""
+        mean = f"{self.mean:,.{self.decimals}f}"
+        if len(self.values) == 1:
+            return f"{mean}{unit}"
+        spread = statistics.stdev(self.values)
+        return f"{mean} ± {spread:,.{self.decimals}f}{unit} ({len(self.values)} seeds)"
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What is said of an experiment where there is little room: in README's table, and on top of its page."""
+    """What is said of an experiment where there is little room: in README's table, and on top of its page. `spread` is
+    that of `measured` over seeds, in words."""
 
     what: str
     measured: str
     paper: str = ""
+    spread: str = ""
 
 
 def change(
@@ -63,16 +65,14 @@ def change(
     decimals: int = 2,
     paper: str = "",
 ) -> Headline:
-    """Returns the headline of a figure from net to net, of those that were measured:
-    '8.75 ± 0.12 → 6.97 ± 0.20 % (3 seeds)'."""
-    found = [values[net] for net in nets if values.get(net)]
-    said = " → ".join(Measure("", each, "", decimals).mean_and_spread() for each in found)
-    seeds = max(map(len, found), default=1)
-    return Headline(what, said + _unit_and_seeds(unit, seeds) if found else "-", paper)
-
-
-def _unit_and_seeds(unit: str, seeds: int) -> str:
-    return (f" {unit}" if unit else "") + (f" ({seeds} seeds)" if seeds > 1 else "")
+    """Returns the headline of a figure from net to net, of those that were measured: '8.75 → 6.97 %', and its spread,
+    '± 0.12, 0.20; 3 seeds'."""
+    found = [Measure("", values[net]) for net in nets if values.get(net)]
+    said = " → ".join(f"{each.mean:,.{decimals}f}" for each in found) + (f" {unit}" if unit else "")
+    seeds = max((len(each.values) for each in found), default=1)
+    spreads = [f"{statistics.stdev(each.values):,.{decimals}f}" if len(each.values) > 1 else "-" for each in found]
+    spread = f"± {', '.join(spreads)}; {seeds} seeds" if seeds > 1 else ""
+    return Headline(what, said if found else "-", paper, spread)
 
 
 @dataclass(frozen=True)

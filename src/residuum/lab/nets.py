@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from residuum import bundle, hardware
+from residuum import aside, hardware
 from residuum.data.loading import EvalLoader
 from residuum.errors import DivergedError, WeightsError
 from residuum.evaluation.evaluate import evaluate
@@ -123,7 +123,7 @@ class _Curve:
         """Adds the points of `last/` and of the checkpoint before it, as far as each is of an epoch's end, whole, and
         not scored yet."""
         last = self.folder / "last"
-        for place in (bundle.kept_older(last), last):
+        for place in (aside.older(last), last):
             if self._wanted(place):
                 with suppress(WeightsError):  # damaged: what goes on is the other one
                     self._score(place)

@@ -24,7 +24,10 @@ def write(path: Path, done: Reproduced, drawn: Mapping[str, bytes]) -> None:
 def compose(done: Reproduced, drawn: Mapping[str, bytes]) -> str:
     """Returns the page as a document."""
     smoke = "A smoke run shows that the experiment works. It is too small to say anything about the claim."
-    headlines = [(h.what, h.measured, f"paper: {h.paper}" if h.paper else "") for h in done.finding.headlines]
+    headlines = [
+        (each.what, each.measured, "; ".join(filter(None, (each.spread, each.paper and f"paper: {each.paper}"))))
+        for each in done.finding.headlines
+    ]
     tiles = html.tiles([("verdict", done.finding.verdict, "by the rule below"), *headlines])
     return html.page(
         f"{done.experiment}, {done.scale}",

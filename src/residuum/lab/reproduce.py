@@ -168,7 +168,7 @@ def as_json(done: Reproduced) -> Row:
         "verdict": done.finding.verdict,
         "judged": done.scale != "smoke",
         "headlines": [
-            {"what": each.what, "measured": each.measured, "paper": each.paper or None}
+            {"what": each.what, "measured": each.measured, "spread": each.spread or None, "paper": each.paper or None}
             for each in done.finding.headlines
         ],
         "checks": [{"what": check.what, "holds": check.holds} for check in done.finding.checks],

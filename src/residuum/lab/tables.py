@@ -141,7 +141,10 @@ def with_table(readme: str, found: Mapping[str, Reproduced]) -> str:
     lines = ["| experiment | measured here | paper | verdict |", "|---|---|---|---|"]
     for done in found.values():
         headlines = done.finding.headlines
-        measured = "<br>".join(f"{headline.what}: {headline.measured}" for headline in headlines)
+        measured = "<br>".join(
+            f"{headline.what}: {headline.measured}" + (f" ({headline.spread})" if headline.spread else "")
+            for headline in headlines
+        )
         papers = "<br>".join(headline.paper or "-" for headline in headlines)
         lines.append(f"| `{done.experiment}`, {done.scale} | {measured} | {papers} | {done.verdict} |")
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"

@@ -72,7 +72,7 @@ def _read(rows: Rows) -> Finding:
         ]
         deepest = max(depths, default=0)
         both = (finite.get(f"{family}{deepest}") for family in FAMILIES)
-        said = " → ".join(Measure("", each).mean_and_spread() if each else "infinitely many" for each in both)
+        said = " → ".join(f"{Measure('', each).mean:.2f}" if each else "infinitely many" for each in both)
         headlines.append(Headline(f"decades of gradients {words}, plain-{deepest} → ResNet-{deepest}", said))
         alt = f"Norm of the gradient at every block of plain and residual nets, {words}"
         panels = [_panel(found, family, words) for family in FAMILIES]
