@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import PIL.Image
@@ -68,11 +69,15 @@ def test_every_experiment_runs_at_smoke_and_nets_are_trained_once(
 def test_what_a_signal_stops_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("residuum.lab.scales.SMOKE_EPOCHS", 2)
     monkeypatch.setitem(degradation.DEPTHS, "smoke", (20,))
+    smoke = scales._smoke
+    monkeypatch.setattr(scales, "_smoke", lambda model: replace(smoke(model), log_every_steps=1))
     seen: list[Record] = []
+    within = [14, 16]  # steps of the second epoch, of twelve: so the checkpoint of the first is not even the one before
 
     def listener(record: Record) -> None:
         seen.append(record)
-        if record["kind"] == "epoch" and len(seen) < 5:
+        if record["kind"] == "step" and record["step"] in within[:1]:
+            within.pop(0)
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -83,11 +88,14 @@ def test_what_a_signal_stops_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     again = f"residuum reproduce degradation --scale smoke --out {tmp_path} --device cpu"
     assert stopped.value.hint == f"Go on with: {again}"
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Stopped):
+        reproduce("degradation", out=tmp_path, device="cpu", listener=listener)
+    assert not within
     done = reproduce("degradation", out=tmp_path, device="cpu", listener=seen.append)
     undisturbed = reproduce("degradation", out=tmp_path / "undisturbed", device="cpu")
     found, expected = ([row for row in each.rows if row["kind"] == "net"] for each in (done, undisturbed))
     assert [row["net"] for row in found] == ["plain20", "resnet20"]
-    assert any("Resumed at epoch 1" in str(record.get("text")) for record in seen)
+    assert any("Resumed at epoch 1, step 16" in str(record.get("text")) for record in seen)
     assert [[point["epoch"] for point in row["curve"]] for row in found] == [[1, 2], [1, 2]]
     assert [row["curve"] for row in found] == [row["curve"] for row in expected], "a point within an epoch"
 
