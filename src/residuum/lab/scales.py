@@ -1,9 +1,9 @@
 """What `smoke`, `small` and `full` mean for a net that is trained: one recipe each, the same for every net.
 
 `smoke` shows that an experiment works: narrow nets, a few epochs on the digits. `small` is chosen by arithmetic, so
-that four nets of 20 and 56 layers with three seeds take under an hour on two cores: a ResNet-20 trains some 2,100
-to 2,800 pictures of 16 pixels a second there, and 56 layers take 2.8 times as long; with what is scored besides, that
-is 42 to 56 minutes. `full` is the paper's budget.
+that four nets of 20 and 56 layers with three seeds take under an hour on two cores: a ResNet-20 trains some 2,200
+pictures of 16 pixels a second there, and a ResNet-56 some 720; with what is scored besides, that is 52 minutes. `full`
+is the paper's budget.
 
 What `small` has of it goes into steps, because the claims are about training error at the end of a schedule, and a
 deep net is slow at first and then faster: batches of 64 take twice as many steps over the same pictures as those of
