@@ -128,6 +128,18 @@ def fall_back(folder: Path) -> bool:
     return True
 
 
+def digest(folder: Path) -> str:
+    """Returns the SHA-256 of a bundle's `SHA256SUMS`, in hexadecimal: it tells bundles of one name apart.
+
+    Raises:
+        WeightsError: there is no such file.
+    """
+    try:
+        return hashlib.sha256((_place(folder) / SUMS).read_bytes()).hexdigest()
+    except OSError as error:
+        raise _unusable(folder, f"{SUMS} cannot be read ({error.strerror})") from error
+
+
 def is_there(folder: Path) -> bool:
     """Whether there is a bundle to read, be it one that a killed writer moved aside; its content is not checked."""
     return _committed(folder) or _committed(aside.older(folder))

@@ -10,7 +10,7 @@ import pytest
 
 from residuum.lab import plots
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import SCALES, Check, Finding, Measure, below, by_net, verdict_in_words
+from residuum.lab.findings import SCALES, Check, Finding, Measure, below, by_net, change, verdict_in_words
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,10 @@ def test_drawings_are_pictures_that_depend_on_what_they_show() -> None:
     ]
     assert all(each.min() < 100 and each.max() > 250 for each in drawn)
     assert (lines != pixels(plots.draw_lines(panels(2.0)))).any()
+
+
+def test_a_headline_goes_from_net_to_net_with_the_spread_beside() -> None:
+    values = {"a": [8.0, 9.0, 10.0], "b": [5.0], "c": []}
+    found = change("error", values, ("a", "b", "c"), decimals=1, paper="8.7 → 7.0 %")
+    assert (found.measured, found.spread, found.paper) == ("9.0 → 5.0 %", "± 1.0, -; 3 seeds", "8.7 → 7.0 %")
+    assert change("error", values, ("c",)).measured == "-"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import PIL.Image
 import pytest
+from test_verdicts import ROWS
 
 from residuum.errors import Stopped, UsageError, WeightsError
-from residuum.lab import bench, nets, tables
+from residuum.lab import bench, nets, scales, tables
 from residuum.lab.costs import TABLE_1, anatomy
 from residuum.lab.experiments import architecture, bottleneck, degradation, every, gradients
+from residuum.lab.findings import SCALES, Scale
 from residuum.lab.reproduce import as_json, reproduce
 from residuum.training.records import Record
 
@@ -53,6 +58,8 @@ def test_every_experiment_runs_at_smoke_and_nets_are_trained_once(
         assert done.claim.rule.split(";")[0].split("'")[0] in report, name
         assert report.count("data:image/png") == len(plots), name
         json.dumps(as_json(done), allow_nan=False)
+        assert all("recipe" in row for row in done.rows if "seed" in row), name
+        assert done.finding.headlines, name
     before = len(done.rows)
     assert len(reproduce(name, out=tmp_path, device="cpu").rows) == before, "something was measured twice"
     assert len(trained) == len(set(trained)) == 6  # plain and residual, 20 and 56 layers; shortcuts B and C
@@ -62,11 +69,15 @@ def test_every_experiment_runs_at_smoke_and_nets_are_trained_once(
 def test_what_a_signal_stops_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("residuum.lab.scales.SMOKE_EPOCHS", 2)
     monkeypatch.setitem(degradation.DEPTHS, "smoke", (20,))
+    smoke = scales._smoke
+    monkeypatch.setattr(scales, "_smoke", lambda model: replace(smoke(model), log_every_steps=1))
     seen: list[Record] = []
+    within = [14, 16]  # steps of the second epoch, of twelve: so the checkpoint of the first is not even the one before
 
     def listener(record: Record) -> None:
         seen.append(record)
-        if record["kind"] == "epoch" and len(seen) < 5:
+        if record["kind"] == "step" and record["step"] in within[:1]:
+            within.pop(0)
             os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.getsignal(signal.SIGTERM)
@@ -74,13 +85,19 @@ def test_what_a_signal_stops_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         reproduce("degradation", out=tmp_path, device="cpu", listener=listener)
     assert stopped.value.exit_code == 75
     assert stopped.value.what == "Stopped by SIGTERM; what was measured is saved."
-    assert stopped.value.hint == f"Go on with: residuum reproduce degradation --scale smoke --out {tmp_path}"
+    again = f"residuum reproduce degradation --scale smoke --out {tmp_path} --device cpu"
+    assert stopped.value.hint == f"Go on with: {again}"
     assert signal.getsignal(signal.SIGTERM) is before
+    with pytest.raises(Stopped):
+        reproduce("degradation", out=tmp_path, device="cpu", listener=listener)
+    assert not within
     done = reproduce("degradation", out=tmp_path, device="cpu", listener=seen.append)
-    assert [row["net"] for row in done.rows if row["kind"] == "net"] == ["plain20", "resnet20"]
-    assert any("Resumed at epoch 1" in str(record.get("text")) for record in seen)
-    for row in (row for row in done.rows if row["kind"] == "net"):
-        assert [point["epoch"] for point in row["curve"]] == [1, 2]
+    undisturbed = reproduce("degradation", out=tmp_path / "undisturbed", device="cpu")
+    found, expected = ([row for row in each.rows if row["kind"] == "net"] for each in (done, undisturbed))
+    assert [row["net"] for row in found] == ["plain20", "resnet20"]
+    assert any("Resumed at epoch 1, step 16" in str(record.get("text")) for record in seen)
+    assert [[point["epoch"] for point in row["curve"]] for row in found] == [[1, 2], [1, 2]]
+    assert [row["curve"] for row in found] == [row["curve"] for row in expected], "a point within an epoch"
 
 
 @pytest.fixture
@@ -137,8 +154,6 @@ def test_a_bundle_stands_in_for_the_net_of_its_name(tmp_path: Path, monkeypatch:
     with pytest.raises(UsageError, match="--bundle means nothing to degradation"):
         reproduce("degradation", out=tmp_path, bundles=[bundle])
     with pytest.raises(UsageError, match="reuse has no net resnet20"):
-        monkeypatch.setattr("residuum.lab.experiments.reuse.NETS", ())
-        monkeypatch.setattr("residuum.lab.reproduce._written", lambda entry, bench: None)  # noqa: ARG005
         reproduce("reuse", out=tmp_path / "third", bundles=[bundle])
     with pytest.raises(WeightsError):
         reproduce("responses", out=tmp_path / "fourth", bundles=[tmp_path])
@@ -149,9 +164,13 @@ def test_the_pages_are_fresh() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert tables.with_table(readme, found) == readme, "run residuum reproduce tables"
     assert (ROOT / tables.PAGE).read_text(encoding="utf-8") == tables.page(found), "run residuum reproduce tables"
-    assert {f"{name}-{d.name}.png" for name, done in found.items() for d in done.finding.drawings} == {
-        path.name for path in (ROOT / tables.FIGURES).iterdir()
+    drawn = {
+        f"{name}-{drawing.name}.png": tables.rows_digest(done.rows)
+        for name, done in found.items()
+        for drawing in done.finding.drawings
     }
+    kept = {path.name: PIL.Image.open(path).text.get(tables.STAMP) for path in (ROOT / tables.FIGURES).iterdir()}
+    assert kept == drawn, "run residuum reproduce tables"
 
 
 @pytest.mark.usefixtures("anatomies")
@@ -168,9 +187,86 @@ def test_tables_are_made_of_the_rows_that_are_kept(tmp_path: Path) -> None:
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n")
     assert text.endswith("\nafter\n")
-    assert "| `architecture`, smoke | resnet18: multiply-adds 1.814 G" in text
+    assert "| `architecture`, smoke | multiply-adds of ResNet-18: 1.81 G<br>their parameters: 11.69 M |" in text
+    figure = PIL.Image.open(tmp_path / "docs" / "figures" / "architecture-multiply-adds.png")
+    figure.load()
+    assert figure.text[tables.STAMP] == tables.rows_digest(done.rows)
+    assert tables.rows_digest(done.rows) != tables.rows_digest(done.rows[:-1])
     page = (tmp_path / tables.PAGE).read_text(encoding="utf-8")
     assert "Not measured yet: `residuum reproduce depth --scale small`" in page
     assert "11,689,512" in page
     with pytest.raises(UsageError, match="has no table of experiments"):
         tables.write(tmp_path / "docs")
+
+
+def test_tables_refuse_rows_that_are_not_all_there(tmp_path: Path) -> None:
+    (tmp_path / tables.RESULTS).mkdir(parents=True)
+    (tmp_path / "README.md").write_text(f"{tables.BEGIN}\n{tables.END}", encoding="utf-8")
+
+    def refused(name: str, rows: list[dict[str, object]], *, begun: bool = True) -> str:
+        start = [{"kind": "start", "scale": "small", "machine": "m", "cores": 2}] if begun else []
+        file = tmp_path / tables.RESULTS / f"{name}.jsonl"
+        nets.write_rows(file, [*start, *rows])
+        with pytest.raises(UsageError) as error:
+            tables.write(tmp_path)
+        file.unlink()
+        assert error.value.exit_code == 2
+        assert f"{name}.jsonl does not hold all rows of {name}" in error.value.what
+        return error.value.what
+
+    for name, (rows, _) in ROWS.items():
+        refused(name, rows, begun=False)
+    for name in ("degradation", "landscape", "paths", "responses", "reuse", "shortcuts"):
+        rows = ROWS[name][0]
+        refused(name, [row for row in rows if not str(row["net"]).startswith("plain")])
+        assert "has 1 of 2 seeds" in refused(name, [*rows, {**rows[0], "seed": 1}])
+    assert "plain56 is missing" in refused("reuse", ROWS["reuse"][0][1:])
+    assert "some are missing" in refused("landscape", ROWS["landscape"][0][1:2])
+
+
+def test_a_set_is_known_by_its_pictures_and_not_by_its_name(class_folders: Path, tmp_path: Path) -> None:
+    folders = [tmp_path / place / "pictures" for place in ("a", "b", "elsewhere")]
+    for folder in folders:
+        shutil.copytree(class_folders, folder)
+    (folders[1] / "2" / "0.png").rename(folders[1] / "10" / "0a.png")
+
+    def begin(data: Path) -> bench.Bench:
+        out = tmp_path / "lab"
+        return bench.Bench("paths", "smoke", out, data=str(data), seeds=1, bundles={}, device="cpu", listener=None)
+
+    begin(folders[0]).once("x", lambda: {"value": 1}, net="a", seed=0)
+    with pytest.raises(UsageError, match=r"measured with pictures \(\w{12}\), not with pictures \(\w{12}\)"):
+        begin(folders[1])
+    begin(folders[2]).once("x", lambda: pytest.fail("measured twice"), net="a", seed=0)
+
+
+def test_a_net_of_another_recipe_is_measured_anew(tmp_path: Path) -> None:
+    measured: list[str] = []
+
+    def measure(recipe: str) -> None:
+        place = bench.Bench("paths", "smoke", tmp_path, data="digits", seeds=1, bundles={}, device="cpu", listener=None)
+        for net, made in (("a", recipe), ("b", "same")):
+            for at in (0.0, 1.0):
+                key = {"net": net, "seed": 0, "recipe": made, "at": at}
+                place.once("x", lambda made=made: measured.append(made) or {"value": made}, **key)
+
+    for recipe in ("one", "one", "two"):
+        measure(recipe)
+    assert measured == ["one", "one", "same", "same", "two", "two"]
+    folder = tmp_path / "paths-smoke"
+    kept, older = (nets.read_rows(folder / f"{name}.jsonl") for name in ("results", "superseded"))
+    assert sorted(row["value"] for row in kept if row["kind"] == "x") == ["same", "same", "two", "two"]
+    assert [row["value"] for row in older] == ["one", "one"]
+
+
+def test_a_changed_recipe_is_another_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = scales.digest(scales.recipe_of("plain20_cifar", "smoke", "digits", 0, {}))
+    assert scales.digest(scales.recipe_of("plain20_cifar", "smoke", "digits", 0, {})) == before
+    monkeypatch.setattr(scales, "SMOKE_EPOCHS", 5)
+    assert scales.digest(scales.recipe_of("plain20_cifar", "smoke", "digits", 0, {})) != before
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_nothing_is_saved_within_an_epoch_but_by_a_signal(scale: Scale) -> None:
+    wanted = scales.recipe_of("plain20_cifar", scale, "digits", 0, {})
+    assert (wanted.save_every_minutes, wanted.save_every_steps, wanted.save_every_epochs) == (0, 0, 1)

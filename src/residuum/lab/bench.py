@@ -3,10 +3,14 @@ with.
 
     OUT/nets/<net>-<seed>-<recipe>/       a run folder for each net, shared by all experiments in OUT
     OUT/<experiment>-<scale>/             results.jsonl, plots/, report.html
+
+A row of a net says by which recipe it was trained, or which bundle it is of. Where the recipe is another one now, the
+net is trained and measured anew, and the older rows lie in superseded.jsonl.
 """
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,14 +24,16 @@ from torch import Tensor
 from residuum import __version__, hardware
 from residuum.data.labels import are_several
 from residuum.data.loading import EvalLoader
+from residuum.data.places import root_of
 from residuum.data.randomness import permutation
 from residuum.data.sets import ImageSet, in_mode, subset
 from residuum.data.sources import Parts, open_parts, statistics
-from residuum.errors import DataError, UsageError
+from residuum.errors import UsageError
 from residuum.imaging import Preprocessing
 from residuum.lab.findings import Row, Rows, Scale
-from residuum.lab.nets import Net, append_row, read_rows, train_net
-from residuum.lab.scales import CURVE_PICTURES, TRAINING_PICTURES, digest, label_of, recipe_of
+from residuum.lab.foreign import Foreign, of_one_class, refuse_misfits
+from residuum.lab.nets import Net, append_row, read_rows, train_net, write_rows
+from residuum.lab.scales import CURVE_PICTURES, NO_DATA, TRAINING_PICTURES, digest, label_of, recipe_of
 from residuum.models import create_model, saved
 from residuum.models.layers import Network
 from residuum.recipe import Data, Recipe
@@ -37,7 +43,13 @@ _LOOKED_AT = 0  # the stream of the permutation that chooses which pictures a ne
 
 
 class Bench:
-    """Where one experiment is measured, at one scale. `bundles` are nets that others have trained, by label."""
+    """Where one experiment is measured, at one scale. `bundles` are nets that others have trained, by label; `command`
+    is what the page tells its readers to type.
+
+    Raises:
+        UsageError: the folder holds what was measured with other pictures or bundles.
+        DataError: the pictures cannot be used.
+    """
 
     def __init__(
         self,
@@ -47,21 +59,21 @@ class Bench:
         *,
         data: str,
         seeds: int,
-        bundles: Mapping[str, Path],
+        bundles: Mapping[str, Foreign],
         device: str,
         listener: Listener | None,
+        command: str = "",
     ) -> None:
         self.scale, self.data, self.seeds = scale, data, range(seeds)
         self.folder, self._nets = out / f"{experiment}-{scale}", out / "nets"
         self.device = hardware.choose_device(device)
         self._experiment, self._device_name, self._listener = experiment, device, listener
         self._bundles = dict(bundles)
-        self._used: set[str] = set()
         self._parts: dict[str, Parts] = {}
         self._loaders: dict[tuple[Preprocessing, str, int, str], EvalLoader] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows = read_rows(self.results)
-        self._start = self._begin()
+        self._start = self._begin(command)
 
     @property
     def results(self) -> Path:
@@ -78,10 +90,19 @@ class Bench:
         if self._listener is not None:
             self._listener({"kind": "note", "text": text})
 
+    def refuse_misfits(self, nets: Sequence[str]) -> None:
+        """Raises what `foreign.refuse_misfits` raises where a bundle cannot stand in for one of `nets`."""
+        if self._bundles:
+            wanted = {label_of(net, {}): self.recipe(net, 0).model for net in nets}
+            refuse_misfits(self._bundles, self._experiment, wanted, self.data, self.classes())
+
     def once(self, kind: str, measure: Callable[[], Mapping[str, Any]], **key: Any) -> None:
-        """Adds the row of `kind` and `key` that `measure` returns, unless it was measured before."""
+        """Adds the row of `kind` and `key` that `measure` returns, unless it was measured before.
+
+        The key of a net's row is the net's own and what it is measured at: `once("slice", measure, **net.key, at=0.5)`.
+        """
         wanted = {"kind": kind, **key}
-        if any(all(row.get(name) == value for name, value in wanted.items()) for row in self._rows):
+        if any(wanted.items() <= row.items() for row in self._rows):
             return
         started = time.perf_counter()
         measured = dict(measure())
@@ -95,9 +116,10 @@ class Bench:
         """Returns a trained net: the bundle that stands in for it, or one that is trained here, with its row."""
         label = label_of(model, options)
         if label in self._bundles:
-            return self._bundled(label, seed)
+            return self._bundled(self._bundles[label], seed)
         wanted = self.recipe(model, seed, **options)
-        folder = self._nets / f"{label}-{seed}-{digest(wanted)}"
+        made = digest(wanted)
+        folder = self._nets / f"{label}-{seed}-{made}"
 
         def trained() -> Row:
             pictures = (CURVE_PICTURES[self.scale], TRAINING_PICTURES)
@@ -111,9 +133,10 @@ class Bench:
             self._opened(wanted.data)  # refuses what cannot be used
             self.note(f"{self._experiment}: training {label}, seed {seed}")
         row = trained()
-        self.once("net", lambda: row, net=label, seed=seed)
         found = saved.load(folder / "best", self.device)
-        return Net(label, seed, found.model, found.preprocessing, found.classes)
+        net = Net(label, seed, made, found.model, found.preprocessing, found.classes)
+        self.once("net", lambda: row, **net.key)
+        return net
 
     def nets(self, *models: str) -> Iterator[Net]:
         """Yields the trained nets of all seeds; a bundle, which is one net, once."""
@@ -137,7 +160,9 @@ class Bench:
             in_channels=preprocessing.channels,
             **options_of_network,
         )
-        return Net(label_of(model, options), seed, network.to(self.device), preprocessing, train.classes)
+        return Net(
+            label_of(model, options), seed, digest(wanted), network.to(self.device), preprocessing, train.classes
+        )
 
     def pictures(self, net: Net, count: int, part: str = "test") -> tuple[Tensor, Tensor]:
         """Returns `count` pictures of a part as the net sees them, float32 [N, C, H, W], and their labels [N]; the same
@@ -167,32 +192,13 @@ class Bench:
         """The shorter side, in pixels, of the set's first picture."""
         return min(self._opened(self.recipe("resnet20_cifar", 0).data).train.open(0).size)
 
-    def refuse_unused_bundles(self) -> None:
-        """Raises UsageError for a bundle that stands in for no net of the experiment."""
-        if unused := sorted(self._bundles.keys() - self._used):
-            raise UsageError(
-                f"{self._experiment} has no net {unused[0]}, which the bundle {self._bundles[unused[0]]} holds.",
-                expected="Expected a bundle of one of its nets.",
-                hint=f"See them with: residuum reproduce {self._experiment} --scale smoke",
-            )
-
-    def _bundled(self, label: str, seed: int) -> Net:
-        self._used.add(label)
-        found = saved.load(self._bundles[label], self.device)
-        if found.thresholds is not None:
-            raise _of_one_class(f"The network in {self._bundles[label]} gives")
-        if found.classes != self.classes():
-            raise DataError(
-                f"The bundle {self._bundles[label]} tells other classes apart than {self.data}: "
-                f"{', '.join(found.classes[:10])}.",
-                expected=f"Expected {', '.join(self.classes()[:10])}.",
-                hint="Name the classes when the weights are converted: residuum convert FILE --classes FILE",
-            )
-        net = Net(label, seed, found.model, found.preprocessing, found.classes)
-        self.once("net", lambda: self._row_of_bundle(net), net=label, seed=seed)
+    def _bundled(self, bundle: Foreign, seed: int) -> Net:
+        found = saved.load(bundle.folder, self.device)
+        net = Net(bundle.label, seed, bundle.digest, found.model, found.preprocessing, found.classes)
+        self.once("net", lambda: self._row_of_bundle(bundle, net), **net.key)
         return net
 
-    def _row_of_bundle(self, net: Net) -> Row:
+    def _row_of_bundle(self, bundle: Foreign, net: Net) -> Row:
         from residuum.evaluation.evaluate import evaluate
 
         data = self.recipe("resnet20_cifar", 0).data
@@ -202,7 +208,7 @@ class Bench:
             "img_size": net.preprocessing.img_size,
             "test_pictures": scores.images,
             "test_error": round(100 - scores.top1, 4),
-            "bundle": self._bundles[net.label].name,
+            "bundle": bundle.name,
         }
 
     def _opened(self, data: Data) -> Parts:
@@ -210,18 +216,24 @@ class Bench:
         if key not in self._parts:
             parts = open_parts(data)
             if are_several(parts.train.labels):
-                raise _of_one_class(f"{data.source} gives")
+                raise of_one_class(f"{data.source} gives")
             self._parts[key] = parts
         return self._parts[key]
 
     def _add(self, row: Row) -> None:
-        for each in (self._start, row):
-            if each is not None:
-                append_row(self.results, each)
-                self._rows.append(each)
+        """Keeps a row, and sets aside those of the same net by another recipe."""
+        if older := [each for each in self._rows if _supersedes(row, each)]:
+            for each in older:
+                append_row(self.folder / "superseded.jsonl", each)
+            self._rows = [each for each in self._rows if not _supersedes(row, each)]
+            write_rows(self.results, self._rows)
+        for new in (self._start, row):
+            if new is not None:
+                append_row(self.results, new)
+                self._rows.append(new)
         self._start = None
 
-    def _begin(self) -> Row | None:
+    def _begin(self, command: str) -> Row | None:
         """Returns the row that says where and with what this is measured, to be written before the first that is; None
         where it is there. Refuses to mix rows of other pictures or bundles with it."""
         about = hardware.describe(self.device)
@@ -231,8 +243,10 @@ class Bench:
             "kind": "start",
             "experiment": self._experiment,
             "scale": self.scale,
+            "command": command,
             "data": Path(self.data).name,
-            "bundles": {label: path.name for label, path in sorted(self._bundles.items())},
+            "pictures": self._pictures_digest(),
+            "bundles": {label: bundle.name for label, bundle in sorted(self._bundles.items())},
             "machine": about["device"],
             "cores": about["cores"],
             "torch": versions.get("torch"),
@@ -240,9 +254,10 @@ class Bench:
             "date": datetime.now(UTC).date().isoformat(),
         }
         for row in self._rows:
-            if row["kind"] == "start" and any(row.get(key) != now[key] for key in ("data", "bundles")):
+            told = ("bundles", "pictures" if "pictures" in row else "data")
+            if row["kind"] == "start" and any(row.get(key) != now[key] for key in told):
                 raise UsageError(
-                    f"{self.folder} holds what was measured with {_with(row)}, not with {_with(now)}.",
+                    f"{self.folder} holds what was measured with {_with(row, now)}, not with {_with(now, row)}.",
                     expected="Expected the same pictures and bundles, or a folder of its own.",
                     hint="Give another --out.",
                 )
@@ -250,15 +265,31 @@ class Bench:
         known = any(row["kind"] == "start" and same.items() <= row.items() for row in self._rows)
         return None if known else now
 
+    def _pictures_digest(self) -> str:
+        """Returns letters that tell sets apart by the names and classes of their pictures, wherever the set lies and
+        however it is divided; none where there are no pictures."""
+        if self.data == NO_DATA:
+            return ""
+        parts = self._opened(self.recipe("resnet20_cifar", 0).data)
+        made_of = parts.record.get("made_of")
+        root = str(made_of["root"]) if isinstance(made_of, dict) else root_of(self.data)
+        pictures = sorted(
+            f"{images.name(index).removeprefix(root)}\0{label}\0"
+            for images in (parts.train, parts.val, parts.test)
+            if images is not None
+            for index, label in enumerate(images.labels.tolist())
+        )
+        return hashlib.sha256("".join(pictures).encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
-def _of_one_class(what: str) -> DataError:
-    return DataError(
-        f"{what} a picture any number of classes.",
-        expected="Expected one class for each picture, as in the paper.",
-        hint="Leave out --data for the experiment's own pictures.",
-    )
+
+def _supersedes(row: Row, older: Row) -> bool:
+    """Whether an older row is of the same kind, net and state, by another recipe."""
+    same = all(row.get(key) == older.get(key) for key in ("kind", "net", "seed", "state"))
+    return "recipe" in row and same and row["recipe"] != older.get("recipe")
 
 
-def _with(row: Mapping[str, Any]) -> str:
-    bundles: Sequence[str] = list(row.get("bundles", {}).values())
-    return str(row.get("data")) + (f" and {', '.join(bundles)}" if bundles else "")
+def _with(row: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    data, bundles = str(row.get("data")), list(row.get("bundles", {}).values())
+    if row.get("data") == other.get("data") and row.get("pictures") != other.get("pictures"):
+        data += f" ({row.get('pictures')})"
+    return data + (f" and {', '.join(bundles)}" if bundles else "")

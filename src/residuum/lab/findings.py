@@ -36,7 +36,7 @@ class Measure:
         return statistics.fmean(self.values)
 
     def in_words(self) -> str:
-        """Returns '8.75 +- 0.12 % (3 seeds)': mean and standard deviation (of the sample)."""
+        """Returns '8.75 ± 0.12 % (3 seeds)': mean and standard deviation (of the sample)."""
         unit = f" {self.unit}" if self.unit else ""
         mean = f"{self.mean:,.{self.decimals}f}"
         if len(self.values) == 1:
@@ -46,11 +46,42 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Headline:
+    """What is said of an experiment where there is little room: in README's table, and on top of its page. `spread` is
+    that of `measured` over seeds, in words."""
+
+    what: str
+    measured: str
+    paper: str = ""
+    spread: str = ""
+
+
+def change(
+    what: str,
+    values: Mapping[str, Sequence[float]],
+    nets: Sequence[str],
+    *,
+    unit: str = "%",
+    decimals: int = 2,
+    paper: str = "",
+) -> Headline:
+    """Returns the headline of a figure from net to net, of those that were measured: '8.75 → 6.97 %', and its spread,
+    '± 0.12, 0.20; 3 seeds'."""
+    found = [Measure("", values[net]) for net in nets if values.get(net)]
+    said = " → ".join(f"{each.mean:,.{decimals}f}" for each in found) + (f" {unit}" if unit else "")
+    seeds = max((len(each.values) for each in found), default=1)
+    spreads = [f"{statistics.stdev(each.values):,.{decimals}f}" if len(each.values) > 1 else "-" for each in found]
+    spread = f"± {', '.join(spreads)}; {seeds} seeds" if seeds > 1 else ""
+    return Headline(what, said if found else "-", paper, spread)
+
+
+@dataclass(frozen=True)
 class Check:
-    """One part of the rule of a verdict, and whether it holds."""
+    """One part of the rule of a verdict, whether it holds, and the nets that it compares."""
 
     what: str
     holds: bool
+    nets: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -74,10 +105,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Finding:
-    """What an experiment found."""
+    """What an experiment found. In its `headlines` the claim is seen to hold, or not to."""
 
     measures: Sequence[Measure]
     checks: Sequence[Check]
+    headlines: Sequence[Headline] = ()
     drawings: Sequence[Drawing] = ()
     tables: Sequence[Table] = ()
     remarks: Sequence[str] = ()
@@ -91,12 +123,17 @@ class Finding:
         return "partly reproduced" if held else "not reproduced"
 
 
+def _no_nets(scale: Scale) -> Sequence[str]:  # noqa: ARG001
+    return ()
+
+
 @dataclass(frozen=True)
 class Claim:
     """An experiment's card: what is claimed and where, the rule of the verdict, and what each scale does.
 
     `read` turns the rows that were measured into a finding. `seeds` are the default numbers of seeds; `takes` says
-    which of --data, --seeds and --bundle mean anything to it, and `bundles` which networks a bundle may stand in for.
+    which of --data, --seeds and --bundle mean anything to it, and `nets` the networks of a scale for which a bundle may
+    stand in.
     """
 
     claim: str
@@ -106,6 +143,7 @@ class Claim:
     read: Callable[[Rows], Finding]
     seeds: Mapping[Scale, int] = field(default_factory=lambda: {"smoke": 1, "small": 3, "full": 5})
     takes: frozenset[Takes] = frozenset()
+    nets: Callable[[Scale], Sequence[str]] = _no_nets
 
 
 def verdict_in_words(finding: Finding, scale: Scale) -> str:
@@ -137,4 +175,4 @@ def mean_of_curves(curves: Sequence[Sequence[float]]) -> list[float]:
 def below(values: Mapping[str, float], smaller: str, larger: str, what: str) -> Check:
     """Checks that the value of one net is below that of another; what was not measured does not hold."""
     first, second = values.get(smaller, math.nan), values.get(larger, math.nan)
-    return Check(f"{what}: {smaller} {first:.4g} below {larger} {second:.4g}", first < second)
+    return Check(f"{what}: {smaller} {first:.4g} below {larger} {second:.4g}", first < second, (smaller, larger))

@@ -1,19 +1,24 @@
 """A net of an experiment: trained in a run folder that `residuum train --resume` knows too, its curve beside it.
 
 The points of the curve are measured on checkpoints, from outside: each epoch's `last/` is scored while the next one is
-recorded. The loop knows nothing of it.
+recorded. The loop knows nothing of it. A checkpoint within an epoch, such as a signal leaves, is no point; the one of
+the epoch before lies beside it then, and is scored before the run goes on.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from residuum import bundle
+import torch
+
+from residuum import aside, hardware
 from residuum.data.loading import EvalLoader
-from residuum.errors import DivergedError
+from residuum.errors import DivergedError, WeightsError
 from residuum.evaluation.evaluate import evaluate
 from residuum.imaging import Preprocessing
 from residuum.lab.findings import Row
@@ -22,19 +27,26 @@ from residuum.models.layers import Network
 from residuum.recipe import Recipe
 from residuum.training import checkpoint
 from residuum.training.records import Listener, Record
-from residuum.training.start import write_json
+from residuum.training.start import write_json, write_text
 from residuum.training.train import train
 
 
 @dataclass(frozen=True)
 class Net:
-    """A trained net in evaluation mode: what reports call it, its network, and what it was trained on."""
+    """A net in evaluation mode: what reports call it, the digest of the recipe that it is trained by (or of the bundle
+    that it is of), its network, and what it was trained on."""
 
     label: str
     seed: int
+    recipe: str
     model: Network
     preprocessing: Preprocessing
     classes: tuple[str, ...]
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """What its rows are found by."""
+        return {"net": self.label, "seed": self.seed, "recipe": self.recipe}
 
 
 Loaders = Callable[[Preprocessing, str, int], EvalLoader]
@@ -52,14 +64,16 @@ def train_net(
     if done.is_file():
         row: Row = json.loads(done.read_text(encoding="utf-8"))
         return row
-    watch = _Curve(folder, loaders, pictures[0], listener)
+    place = hardware.choose_device(device)
+    watch = _Curve(folder, loaders, pictures[0], place, listener)
     if not (folder / "scores.json").is_file():
         if checkpoint.is_run(folder):
+            watch.score_kept()  # the run is about to write over it
             train(resume=folder, device=device, listener=watch)
         else:
             train(wanted, out=folder, device=device, listener=watch)
-    watch.score()
-    last = saved.load(folder / "best")
+    watch.score_kept()
+    last = saved.load(folder / "best", place)
     scores = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
     training, _ = evaluate(last.model, loaders(last.preprocessing, "train", pictures[1]), last.classes)
     row = {
@@ -81,16 +95,19 @@ def train_net(
 
 
 class _Curve:
-    """Listens to a run's records, and scores the checkpoint that lies in `last/` at each epoch's."""
+    """Listens to a run's records, and scores the checkpoint of the epoch before at each epoch's."""
 
-    def __init__(self, folder: Path, loaders: Loaders, pictures: int, listener: Listener | None) -> None:
-        self.folder, self.loaders, self.pictures, self.listener = folder, loaders, pictures, listener
+    def __init__(
+        self, folder: Path, loaders: Loaders, pictures: int, device: torch.device, listener: Listener | None
+    ) -> None:
+        self.folder, self.loaders, self.pictures = folder, loaders, pictures
+        self.device, self.listener = device, listener
 
     def __call__(self, record: Record) -> None:
         if self.listener is not None:
             self.listener(record)
         if record["kind"] == "epoch":
-            self.score()
+            self.score_kept()
 
     @property
     def file(self) -> Path:
@@ -102,16 +119,27 @@ class _Curve:
         points = {row["step"]: row for row in read_rows(self.file)}
         return [points[step] for step in sorted(points)]
 
-    def score(self) -> None:
-        """Adds the point of the checkpoint in `last/`, unless it is there."""
+    def score_kept(self) -> None:
+        """Adds the points of `last/` and of the checkpoint before it, as far as each is of an epoch's end, whole, and
+        not scored yet."""
         last = self.folder / "last"
-        if not bundle.is_there(last):
-            return
-        found = saved.load(last)
-        step, epoch = found.card["step"], found.card["epoch"]
-        if any(point["step"] == step for point in self.points()):
-            return
-        point: Row = {"epoch": epoch, "step": step}
+        for place in (aside.older(last), last):
+            if self._wanted(place):
+                with suppress(WeightsError):  # damaged: what goes on is the other one
+                    self._score(place)
+
+    def _wanted(self, place: Path) -> bool:
+        """Whether a checkpoint is of an epoch's end, and without a point."""
+        try:
+            numbers = json.loads((place / checkpoint.NUMBERS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # there is none, or it is damaged
+            return False
+        at_the_end = numbers["step"] == numbers["epoch"] * numbers["steps_per_epoch"]
+        return at_the_end and all(point["step"] != numbers["step"] for point in self.points())
+
+    def _score(self, place: Path) -> None:
+        found = saved.load(place, self.device)
+        point: Row = {"epoch": found.card["epoch"], "step": found.card["step"]}
         for part in ("train", "test"):
             try:
                 scores, _ = evaluate(found.model, self.loaders(found.preprocessing, part, self.pictures), found.classes)
@@ -141,3 +169,8 @@ def append_row(file: Path, row: Row) -> None:
     torn = file.is_file() and not file.read_bytes().endswith(b"\n") and file.stat().st_size > 0
     with file.open("a", encoding="utf-8") as out:
         out.write(("\n" if torn else "") + json.dumps(row, allow_nan=False) + "\n")
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Writes a file of rows anew; where that fails, the older one stays."""
+    write_text(file, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))

@@ -15,9 +15,6 @@ from residuum.lab.scales import NO_DATA
 if TYPE_CHECKING:
     from residuum.lab.reproduce import Reproduced
 
-HEADLINES = 4
-"""Figures that stand in tiles above everything."""
-
 
 def write(path: Path, done: Reproduced, drawn: Mapping[str, bytes]) -> None:
     """Writes the page; `drawn` is drawing -> PNG."""
@@ -27,11 +24,11 @@ def write(path: Path, done: Reproduced, drawn: Mapping[str, bytes]) -> None:
 def compose(done: Reproduced, drawn: Mapping[str, bytes]) -> str:
     """Returns the page as a document."""
     smoke = "A smoke run shows that the experiment works. It is too small to say anything about the claim."
-    measures = [
-        (measure.what, measure.in_words(), f"paper: {measure.paper}" if measure.paper else "")
-        for measure in done.finding.measures[:HEADLINES]
+    headlines = [
+        (each.what, each.measured, "; ".join(filter(None, (each.spread, each.paper and f"paper: {each.paper}"))))
+        for each in done.finding.headlines
     ]
-    tiles = html.tiles([("verdict", done.finding.verdict, "by the rule below"), *measures])
+    tiles = html.tiles([("verdict", done.finding.verdict, "by the rule below"), *headlines])
     return html.page(
         f"{done.experiment}, {done.scale}",
         list(_sections(done, drawn)),
@@ -80,8 +77,7 @@ def _how(done: Reproduced) -> Html:
         "Time": took(done),
         **circumstances(done.rows),
     }
-    command = f"residuum reproduce {done.experiment} --scale {done.scale}"
-    return html.join([html.facts(facts), html.paragraph("The command:"), html.code(command)])
+    return html.join([html.facts(facts), html.paragraph("The command:"), html.code(done.command)])
 
 
 def took(done: Reproduced) -> str:
@@ -103,7 +99,7 @@ def circumstances(rows: Rows) -> dict[str, str]:
     facts = {
         "Pictures": all_of("data"),
         "Seeds": ", ".join(map(str, seeds)),
-        "Bundles": ", ".join(starts[0].get("bundles", {}).values()),
+        "Bundles": ", ".join(f"{net}: {name}" for net, name in starts[0].get("bundles", {}).items()),
         "Machine": ", ".join(dict.fromkeys(f"{row['machine']}, {row['cores']} cores" for row in starts)),
         "torch": all_of("torch"),
         "residuum": all_of("residuum"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from residuum.download import is_offline
 from residuum.errors import Interrupted, ResourceError, Stopped, UsageError, did_you_mean
-from residuum.lab import report
+from residuum.lab import foreign, report
+from residuum.lab.asked import Asked
 from residuum.lab.bench import Bench
 from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import SCALES, Claim, Finding, Row, Rows, Scale, Takes, verdict_in_words
@@ -24,7 +25,8 @@ OUT = Path("runs") / "reproduce"
 
 @dataclass(frozen=True)
 class Reproduced:
-    """What an experiment found, where its files are, and how long it took, trainings included."""
+    """What an experiment found, where its files are, how long it took, trainings included, and the command that
+    repeats it."""
 
     experiment: str
     scale: Scale
@@ -33,6 +35,7 @@ class Reproduced:
     folder: Path
     rows: Rows
     seconds: float
+    command: str
 
     @property
     def verdict(self) -> str:
@@ -57,7 +60,8 @@ def reproduce(
     is the laboratory's folder: experiments in it share their trained nets.
 
     Raises:
-        UsageError: no such experiment or scale, an option that means nothing to it, or a folder of other results.
+        UsageError: no such experiment or scale, an option that means nothing to it, a bundle that fits none of its
+            nets, or a folder of other results.
         Stopped, Interrupted: a signal asked for it; what was measured is saved.
         ResiduumError: whatever training or a bundle raises.
     """
@@ -65,33 +69,38 @@ def reproduce(
     wanted = _scale(scale)
     given: dict[Takes, object] = {"data": data, "seeds": seeds, "bundle": bundles or None}
     _refuse_what_it_does_not_take(entry, given)
+    asked = Asked(experiment, wanted, data, seeds, bundles, out, device, is_offline())
     place = OUT if out is None else Path(out)
     stop = Stop()
-    with _goes_on(experiment, wanted, data, seeds, bundles, out), _writable(place), listening(stop):
+    with _goes_on(asked), _writable(place), listening(stop):
         bench = Bench(
             experiment,
             wanted,
             place,
             data=data or (DATA[wanted] if "data" in entry.card.takes else NO_DATA),
             seeds=entry.card.seeds[wanted] if seeds is None else seeds,
-            bundles={_label(Path(bundle)): Path(bundle) for bundle in bundles},
+            bundles=foreign.by_label(bundles),
             device=device,
             listener=listener,
+            command=asked.anywhere(),
         )
+        bench.refuse_misfits(entry.card.nets(wanted))
         entry.build(bench)
-        bench.refuse_unused_bundles()
-        return _written(entry, bench)
+        return _written(entry, bench, asked.anywhere())
 
 
-def finish(experiment: str, scale: Scale, rows: Rows, folder: Path) -> Reproduced:
-    """Returns what rows mean, wherever they were measured."""
+def finish(experiment: str, scale: Scale, rows: Rows, folder: Path, command: str = "") -> Reproduced:
+    """Returns what rows mean, wherever they were measured; the command is what they say, where none is given."""
     claim = EXPERIMENTS[experiment].card
     seconds = sum(float(row.get("seconds", 0)) for row in rows)
-    return Reproduced(experiment, scale, claim, claim.read(rows), folder, rows, seconds)
+    said = [str(row["command"]) for row in rows if row["kind"] == "start" and row.get("command")]
+    command = command or (said[-1] if said else Asked(experiment, scale).anywhere())
+    finding = foreign.told(claim.read(rows), rows)
+    return Reproduced(experiment, scale, claim, finding, folder, rows, seconds, command)
 
 
-def _written(entry: Entry[Claim, None], bench: Bench) -> Reproduced:
-    done = finish(entry.name, bench.scale, bench.rows, bench.folder)
+def _written(entry: Entry[Claim, None], bench: Bench, command: str) -> Reproduced:
+    done = finish(entry.name, bench.scale, bench.rows, bench.folder, command)
     drawn = {drawing.name: drawing.draw() for drawing in done.finding.drawings}
     plots = bench.folder / "plots"
     plots.mkdir(exist_ok=True)
@@ -123,34 +132,15 @@ def _refuse_what_it_does_not_take(entry: Entry[Claim, None], given: Mapping[Take
             )
 
 
-def _label(bundle: Path) -> str:
-    """Returns what experiments call the network of a bundle."""
-    from residuum import bundle as bundles
-
-    _, card = bundles.read(bundle)
-    return str(card["model"]["name"]).removesuffix("_cifar")
-
-
 @contextlib.contextmanager
-def _goes_on(
-    experiment: str,
-    scale: Scale,
-    data: str | None,
-    seeds: int | None,
-    bundles: Sequence[str | Path],
-    out: str | Path | None,
-) -> Iterator[None]:
+def _goes_on(asked: Asked) -> Iterator[None]:
     """Says how an experiment that a signal has stopped goes on."""
     try:
         yield
     except Stopped as stopped:
-        words = ["residuum", "reproduce", experiment, "--scale", scale]
-        options = {"--data": data, "--seeds": seeds, "--out": out}
-        words += [str(word) for flag, value in options.items() if value is not None for word in (flag, value)]
-        words += [str(word) for bundle in bundles for word in ("--bundle", bundle)]
         kind = Interrupted if isinstance(stopped, Interrupted) else Stopped
         by = stopped.what.split(";")[0].split(",")[0].rstrip(".")
-        raise kind(f"{by}; what was measured is saved.", hint=f"Go on with: {shlex.join(words)}") from stopped
+        raise kind(f"{by}; what was measured is saved.", hint=f"Go on with: {asked.here()}") from stopped
 
 
 @contextlib.contextmanager
@@ -177,12 +167,17 @@ def as_json(done: Reproduced) -> Row:
         "rule": done.claim.rule,
         "verdict": done.finding.verdict,
         "judged": done.scale != "smoke",
+        "headlines": [
+            {"what": each.what, "measured": each.measured, "spread": each.spread or None, "paper": each.paper or None}
+            for each in done.finding.headlines
+        ],
         "checks": [{"what": check.what, "holds": check.holds} for check in done.finding.checks],
         "measures": [
             {"what": m.what, "values": list(m.values), "mean": m.mean, "unit": m.unit, "paper": m.paper or None}
             for m in done.finding.measures
         ],
         "seconds": round(done.seconds, 1),
+        "command": done.command,
         "results": str(done.folder / "results.jsonl"),
         "report": str(done.folder / "report.html"),
     }

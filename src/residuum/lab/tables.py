@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import struct
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from residuum.errors import ResourceError, UsageError
 from residuum.lab.experiments import every
-from residuum.lab.findings import Measure
+from residuum.lab.findings import Rows
 from residuum.lab.nets import read_rows
 from residuum.lab.report import circumstances, took
 from residuum.lab.reproduce import Reproduced, finish
 
 RESULTS, PAGE, FIGURES = Path("docs") / "results", Path("docs") / "reproduction.md", Path("docs") / "figures"
+_HEADER = 33  # the bytes of a PNG before its second chunk: signature, and IHDR
 BEGIN, END = "<!-- reproduction: written by residuum reproduce tables -->", "<!-- end of reproduction -->"
-_MEASURES_IN_README = 2
+STAMP = "rows"
+"""The word in a figure's metadata under which the digest of the rows stands that it was drawn from."""
 
 
 def write(root: Path) -> list[Path]:
@@ -40,7 +46,7 @@ def write(root: Path) -> list[Path]:
         for done in found.values():
             for drawing in done.finding.drawings:
                 file = figures / f"{done.experiment}-{drawing.name}.png"
-                file.write_bytes(drawing.draw())
+                file.write_bytes(stamped(drawing.draw(), rows_digest(done.rows)))
                 drawn.append(file)
         for path, text in written.items():
             path.write_text(text, encoding="utf-8")
@@ -59,9 +65,51 @@ def measured(root: Path) -> dict[str, Reproduced]:
     for name in (entry.name for entry in every()):
         rows = read_rows(root / RESULTS / f"{name}.jsonl")
         if rows:
-            scale = next(row["scale"] for row in rows if row["kind"] == "start")
-            found[name] = finish(name, scale, rows, RESULTS)
+            found[name] = _read(name, rows)
     return found
+
+
+def rows_digest(rows: Rows) -> str:
+    """Returns letters that tell rows apart."""
+    return hashlib.sha256(json.dumps(list(rows), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stamped(png: bytes, stamp: str) -> bytes:
+    """Returns a PNG whose metadata say `stamp` under the word STAMP, as `PIL.Image.Image.text` reads them."""
+    chunk = b"tEXt" + STAMP.encode("latin-1") + b"\0" + stamp.encode("latin-1")
+    whole = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    return png[:_HEADER] + whole + png[_HEADER:]
+
+
+def _read(name: str, rows: Rows) -> Reproduced:
+    """Returns what rows mean; UsageError where some are missing."""
+    starts = [row["scale"] for row in rows if row["kind"] == "start"]
+    if not starts:
+        raise _incomplete(name, "no row says at which scale and with what they were measured")
+    try:
+        done = finish(name, starts[-1], rows, RESULTS)
+    except (LookupError, StopIteration, ValueError) as error:
+        why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else "some are missing"
+        raise _incomplete(name, why) from error
+    seeds: dict[str, set[int]] = {}
+    for row in rows:
+        if row.get("net") and "seed" in row:
+            seeds.setdefault(row["net"], set()).add(row["seed"])
+    foreign = {row["net"] for row in rows if row.get("bundle")}
+    if missing := {net for check in done.finding.checks for net in check.nets} - {row.get("net") for row in rows}:
+        raise _incomplete(name, f"{min(missing)} is missing")
+    most = max(map(len, seeds.values()), default=0)
+    if short := sorted(net for net, own in seeds.items() if len(own) < most and net not in foreign):
+        raise _incomplete(name, f"{short[0]} has {len(seeds[short[0]])} of {most} seeds")
+    return done
+
+
+def _incomplete(name: str, why: str) -> UsageError:
+    return UsageError(
+        f"{RESULTS / name}.jsonl does not hold all rows of {name}: {why}.",
+        expected="Expected the results.jsonl of an experiment that has ended.",
+        hint=f"Let residuum reproduce {name} go on to its end, and copy its results.jsonl again.",
+    )
 
 
 def page(found: Mapping[str, Reproduced]) -> str:
@@ -92,16 +140,14 @@ def with_table(readme: str, found: Mapping[str, Reproduced]) -> str:
     _, after = rest.split(END)
     lines = ["| experiment | measured here | paper | verdict |", "|---|---|---|---|"]
     for done in found.values():
-        shown = _for_readme(done)
-        measures = "; ".join(f"{measure.what} {measure.in_words()}" for measure in shown)
-        papers = "; ".join(measure.paper or "-" for measure in shown)
-        lines.append(f"| `{done.experiment}`, {done.scale} | {measures} | {papers} | {done.verdict} |")
+        headlines = done.finding.headlines
+        measured = "<br>".join(
+            f"{headline.what}: {headline.measured}" + (f" ({headline.spread})" if headline.spread else "")
+            for headline in headlines
+        )
+        papers = "<br>".join(headline.paper or "-" for headline in headlines)
+        lines.append(f"| `{done.experiment}`, {done.scale} | {measured} | {papers} | {done.verdict} |")
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
-
-
-def _for_readme(done: Reproduced) -> list[Measure]:
-    """Returns the figures that README shows: the first ones."""
-    return list(done.finding.measures[:_MEASURES_IN_README])
 
 
 def _measured(done: Reproduced) -> Iterator[str]:
@@ -114,7 +160,7 @@ def _measured(done: Reproduced) -> Iterator[str]:
     yield from (f"| {m.what} | {m.in_words()} | {m.paper or '-'} |" for m in done.finding.measures)
     yield ""
     yield from (line for remark in done.finding.remarks for line in (remark, ""))
-    yield f"How: `residuum reproduce {done.experiment} --scale {done.scale}`. {done.claim.scales[done.scale]}"
+    yield f"How: `{done.command}`. {done.claim.scales[done.scale]}"
     said = "; ".join(f"{name.lower()} {value}" for name, value in circumstances(done.rows).items())
     yield f"Took {took(done)}; {said}."
     yield ""

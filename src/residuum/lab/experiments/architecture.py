@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from residuum.lab.bench import Bench
 from residuum.lab.costs import SIZES, TABLE_1, anatomy
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, Table
+from residuum.lab.findings import Check, Claim, Drawing, Finding, Headline, Measure, Rows, Table
 from residuum.lab.plots import draw_bars
 
 TOLERANCE = 0.02
@@ -40,7 +42,24 @@ def _read(rows: Rows) -> Finding:
         return draw_bars(list(nets), bars, title="Multiply-adds for one picture", y="10^9 multiply-adds")
 
     drawing = Drawing("multiply-adds", "Multiply-adds of five residual nets, measured and in Table 1", draw)
-    return Finding(measures, checks, [drawing], tables)
+    return Finding(measures, checks, _headlines(nets), [drawing], tables)
+
+
+def _headlines(nets: Mapping[str, Mapping[str, Any]]) -> list[Headline]:
+    names = "ResNet-" + ", ".join(name.removeprefix("resnet") for name in nets)
+    printed = [TABLE_1[name] for name in nets]
+    return [
+        Headline(
+            f"multiply-adds of {names}",
+            ", ".join(f"{row['multiply_adds'] / 1e9:.2f}" for row in nets.values()) + " G",
+            ", ".join(f"{paper.giga_multiply_adds}" for paper in printed) + " G",
+        ),
+        Headline(
+            "their parameters",
+            ", ".join(f"{row['params'] / 1e6:.2f}" for row in nets.values()) + " M",
+            ", ".join(f"{paper.params / 1e6:.1f}" for paper in printed) + " M",
+        ),
+    ]
 
 
 _EVERYWHERE = "ResNet-18, 34, 50, 101 and 152 for one picture of 224 x 224 pixels; no pictures are needed."

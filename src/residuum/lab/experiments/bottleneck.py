@@ -9,7 +9,7 @@ import torch
 from residuum.lab.bench import Bench
 from residuum.lab.costs import TABLE_1, VGG16_GIGA, as_published, cost
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Row, Rows, Table
+from residuum.lab.findings import Check, Claim, Drawing, Finding, Headline, Measure, Row, Rows, Table
 from residuum.lab.plots import draw_bars
 from residuum.models.layers import Block, basic_branch, bottleneck_branch
 
@@ -78,7 +78,13 @@ def _read(rows: Rows) -> Finding:
         "much for its backward pass as the two 3x3 that cost the same."
     ]
     drawing = Drawing("cost", "Multiply-adds, parameters and activations of nets of 18 to 152 layers", draw)
-    return Finding(measures, checks, [drawing], [Table("What blocks and nets cost.", head, table)], remarks)
+    basic, deeper = giga["resnet34"], giga["resnet50"]
+    headlines = [
+        Headline("multiply-adds of a bottleneck of 256 channels over those of two 3x3 of 64", f"{ratio:.2f}"),
+        Headline("multiply-adds of ResNet-34 → ResNet-50", f"{basic:.2f} → {deeper:.2f} G", "3.6 → 3.8 G"),
+        Headline(f"multiply-adds of ResNet-152 (VGG-16: {VGG16_GIGA} G)", f"{giga['resnet152']:.2f} G", "11.3 G"),
+    ]
+    return Finding(measures, checks, headlines, [drawing], [Table("What blocks and nets cost.", head, table)], remarks)
 
 
 _EVERYWHERE = "Blocks on maps of 56 x 56 pixels, and nets on pictures of 224 x 224, counted from the modules."
@@ -90,9 +96,8 @@ _EVERYWHERE = "Blocks on maps of 56 x 56 pixels, and nets on pictures of 224 x 2
         "quarter of "
         "its channels, so that nets of 50 to 152 layers cost less than VGG.",
         source="arXiv:1512.03385, section 4.1, Figure 5 and Table 1",
-        rule="The bottleneck costs 0.9 to 1.1 times the two 3x3; ResNet-50 at most 1.1 times ResNet-34; ResNet-152 "
-        "less "
-        "than VGG-16.",
+        rule="The bottleneck costs 0.9 to 1.1 times the two 3x3 of 64, and two 3x3 of its own 256 channels over 10 "
+        "times as much as it; ResNet-50 costs at most 1.1 times ResNet-34, and ResNet-152 less than VGG-16.",
         scales={"smoke": _EVERYWHERE, "small": _EVERYWHERE, "full": _EVERYWHERE},
         read=_read,
     )

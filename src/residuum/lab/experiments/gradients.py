@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from residuum.lab.bench import Bench
 from residuum.lab.blocks import gradient_norms
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, mean_of_curves, means
+from residuum.lab.findings import Check, Claim, Drawing, Finding, Headline, Measure, Rows, Scale, mean_of_curves, means
 from residuum.lab.nets import Net
 from residuum.lab.plots import Panel, Series, draw_lines
 
@@ -23,36 +23,71 @@ FAMILIES = ("plain", "resnet")
 
 def _measure(net: Net, bench: Bench) -> dict[str, Any]:
     norms = gradient_norms(net.model, *bench.pictures(net, PICTURES, "train"))
-    kept = [norm for norm in norms if math.isfinite(norm) and norm > 0]
-    decades = math.log10(max(kept) / min(kept)) if len(kept) == len(norms) else None
-    return {"norms": [float(f"{norm:.6g}") for norm in norms], "decades": decades}
+    return {"norms": [_in_json(norm) for norm in norms], "decades": decades_of(norms)}
+
+
+def decades_of(norms: Sequence[float]) -> float | None:
+    """Returns the decades between the largest and the smallest norm; None, for infinitely many, where one is zero or
+    not finite."""
+    if not all(math.isfinite(norm) and norm > 0 for norm in norms):
+        return None
+    return math.log10(max(norms) / min(norms))
+
+
+def _in_json(norm: float) -> float | None:
+    return float(f"{norm:.6g}") if math.isfinite(norm) else None
+
+
+def _decades(rows: Rows) -> dict[str, list[float]]:
+    """Returns net -> its decades, in the order of the seeds; infinitely many are an infinity."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for row in rows:
+        decades = math.inf if row["decades"] is None else float(row["decades"])
+        found.setdefault(row["net"], []).append((row["seed"], decades))
+    return {net: [value for _, value in sorted(values)] for net, values in found.items()}
 
 
 def _read(rows: Rows) -> Finding:
-    checks, measures, drawings = [], [], []
+    checks, measures, drawings, headlines, remarks = [], [], [], [], [_REMARK]
     for state, words in STATES.items():
         found = [row for row in rows if row["kind"] == "gradients" and row["state"] == state]
-        decades = by_net(found, "gradients", "decades")
+        decades = _decades(found)
         mean = means(decades)
         depths = sorted({int(net.removeprefix(family)) for net in decades for family in FAMILIES if family in net})
         for depth in depths:
             plain, residual = f"plain{depth}", f"resnet{depth}"
             what = f"{words}, {depth} layers: {mean.get(residual, math.nan):.2f} decades in the residual net, "
             what += f"{mean.get(plain, math.nan):.2f} in the plain one"
-            checks.append(Check(what, mean.get(residual, math.inf) < mean.get(plain, -math.inf)))
+            fewer = mean.get(residual, math.nan) < mean.get(plain, math.nan)
+            checks.append(Check(what, fewer, (residual, plain) if state == "trained" else ()))
+        finite = {net: values for net, values in decades.items() if all(map(math.isfinite, values))}
         measures += [
             Measure(f"{net}, {words}: decades between the largest and the smallest norm", values)
-            for net, values in decades.items()
+            for net, values in finite.items()
         ]
+        remarks += [
+            f"{net}, {words}: somewhere the gradient is zero or not finite, which counts as infinitely many decades."
+            for net in decades
+            if net not in finite
+        ]
+        deepest = max(depths, default=0)
+        both = (finite.get(f"{family}{deepest}") for family in FAMILIES)
+        said = " → ".join(f"{Measure('', each).mean:.2f}" if each else "infinitely many" for each in both)
+        headlines.append(Headline(f"decades of gradients {words}, plain-{deepest} → ResNet-{deepest}", said))
         alt = f"Norm of the gradient at every block of plain and residual nets, {words}"
         panels = [_panel(found, family, words) for family in FAMILIES]
         drawings.append(Drawing(state, alt, partial(draw_lines, panels)))
-    remarks = [
-        "With batch norm, the gradients of a plain net at initialisation do not vanish on their way down: they "
-        "grow. What "
-        "shortcuts change is how fast they change from block to block.",
-    ]
-    return Finding(measures, checks, drawings, remarks=remarks)
+    return Finding(measures, checks, headlines, drawings, remarks=remarks)
+
+
+def _trained(scale: Scale) -> list[str]:
+    return [f"{family}{depth}_cifar" for depth in TRAINED[scale] for family in FAMILIES]
+
+
+_REMARK = (
+    "With batch norm, the gradients of a plain net at initialisation do not vanish on their way down: they grow. What "
+    "shortcuts change is how fast they change from block to block."
+)
 
 
 def _panel(rows: Rows, family: str, words: str) -> Panel:
@@ -62,7 +97,7 @@ def _panel(rows: Rows, family: str, words: str) -> Panel:
             nets.setdefault(row["net"], []).append(row)
     series = []
     for look, (net, each) in enumerate(sorted(nets.items(), key=lambda item: int(item[0].removeprefix(family)))):
-        norms = mean_of_curves([row["norms"] for row in each])
+        norms = mean_of_curves([[math.nan if norm is None else norm for norm in row["norms"]] for row in each])
         series.append(Series(net, [place / (len(norms) - 1) for place in range(len(norms))], norms, look))
     title = {"plain": "Plain nets", "resnet": "Residual nets"}[family]
     return Panel(f"{title}, {words}", "place in the net (0: after the stem, 1: before the head)",
@@ -74,7 +109,8 @@ def _panel(rows: Rows, family: str, words: str) -> Panel:
         claim="In a residual net the gradient always has a direct way down, through the shortcuts, whatever the depth.",
         source="arXiv:1512.03385, section 3.1; arXiv:1603.05027, equation 5 (no figure is printed)",
         rule="At every depth, at initialisation and after training, the norms of dL/dx along a residual net span fewer "
-        "decades than along the plain net of the same depth (mean over seeds).",
+        "decades than along the plain net of the same depth (mean over seeds). Where a norm is zero or not finite, "
+        "they are infinitely many.",
         scales={
             "smoke": f"Narrow nets of 20, 56 and 110 layers, {PICTURES} digits; those of 20 and 56 trained for 3 "
             "epochs.",
@@ -85,6 +121,7 @@ def _panel(rows: Rows, family: str, words: str) -> Panel:
         },
         read=_read,
         takes=frozenset({"data", "seeds", "bundle"}),
+        nets=_trained,
     )
 )
 def gradients(bench: Bench) -> None:
@@ -93,6 +130,6 @@ def gradients(bench: Bench) -> None:
         for family in FAMILIES:
             for seed in bench.seeds:
                 net = bench.untrained(f"{family}{depth}_cifar", seed)
-                bench.once("gradients", partial(_measure, net, bench), net=net.label, seed=seed, state="initial")
-    for net in bench.nets(*(f"{family}{depth}_cifar" for depth in TRAINED[bench.scale] for family in FAMILIES)):
-        bench.once("gradients", partial(_measure, net, bench), net=net.label, seed=net.seed, state="trained")
+                bench.once("gradients", partial(_measure, net, bench), **net.key, state="initial")
+    for net in bench.nets(*_trained(bench.scale)):
+        bench.once("gradients", partial(_measure, net, bench), **net.key, state="trained")

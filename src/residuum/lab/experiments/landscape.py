@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from residuum.lab.bench import Bench
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, means
+from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, change, means
 from residuum.lab.nets import Net
 from residuum.lab.plots import draw_contours, draw_surfaces
 from residuum.lab.slices import losses_along, random_direction, share_not_convex
@@ -38,7 +38,7 @@ def _slice(net: Net, bench: Bench) -> None:
             losses = losses_along(net.model, x, y, steps, at, batches)
             return {"losses": [float(f"{loss:.5g}") for loss in losses]}
 
-        bench.once("slice", measure, net=net.label, seed=net.seed, at=at)
+        bench.once("slice", measure, **net.key, at=at)
 
 
 def _grids(rows: Rows) -> dict[str, dict[int, NDArray[np.float64]]]:
@@ -74,7 +74,9 @@ def _read(rows: Rows) -> Finding:
         Drawing("surfaces", "The loss around plain-56 and ResNet-56 as surfaces", lambda: draw_surfaces(shown, sides)),
     ]
     remarks = [f"The drawings are of seed {min(next(iter(grids.values())))}; batch norm keeps its running statistics."]
-    return Finding(measures, checks, drawings, remarks=remarks)
+    what = "share of the slice that is not convex, plain-56 → ResNet-56"
+    headlines = [change(what, bends, ("plain56", "resnet56"), decimals=1)]
+    return Finding(measures, checks, headlines, drawings, remarks=remarks)
 
 
 @EXPERIMENTS.register(
@@ -94,6 +96,7 @@ def _read(rows: Rows) -> Finding:
         read=_read,
         seeds={"smoke": 1, "small": 1, "full": 1},
         takes=frozenset({"data", "seeds", "bundle"}),
+        nets=lambda scale: NETS,  # noqa: ARG005
     )
 )
 def landscape(bench: Bench) -> None:

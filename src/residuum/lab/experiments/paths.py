@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,19 @@ from numpy.typing import NDArray
 from residuum.lab.bench import Bench
 from residuum.lab.blocks import blocks_of, error_of, keeps_shape, path_gradient, without
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, mean_of_curves, means
+from residuum.lab.findings import (
+    Check,
+    Claim,
+    Drawing,
+    Finding,
+    Headline,
+    Measure,
+    Rows,
+    by_net,
+    change,
+    mean_of_curves,
+    means,
+)
 from residuum.lab.nets import Net
 from residuum.lab.plots import Panel, Series, draw_lines
 
@@ -23,6 +36,9 @@ PICTURES = {"smoke": 64, "small": 1_000, "full": 10_000}
 DRAWS = {"smoke": 1, "small": 10, "full": 50}
 """How many sets of blocks, orders and paths are drawn of each number."""
 GRADIENT_PICTURES = 100
+FALLS, RISES, LARGEST_STEP = 1.0, 10.0, 1 / 3
+"""Smooth is an error that falls by no more than so many points from one number of deleted blocks to the next, rises by
+so many in all, and does at most that part of it in one step."""
 
 
 def _deletions(net: Net, bench: Bench) -> dict[str, Any]:
@@ -57,7 +73,8 @@ def _deletions(net: Net, bench: Bench) -> dict[str, Any]:
 
 
 def _swaps(net: Net, bench: Bench) -> dict[str, Any]:
-    """The error after swapping more and more pairs of blocks of the same shape, against Kendall's tau of the order."""
+    """The error after swapping more and more pairs of blocks of the same shape, against Kendall's tau of the order;
+    and how much of it a single swap costs."""
     images, labels = bench.pictures(net, PICTURES[bench.scale])
     blocks = blocks_of(net.model)
     stages = [set(stage.children()) for stage in net.model.stages]
@@ -67,7 +84,7 @@ def _swaps(net: Net, bench: Bench) -> dict[str, Any]:
     taus, errors = [1.0], [error_of(net.model, blocks, images, labels)]
     most = 2 * len(blocks)
     for pairs in sorted({1, 2, 4, *range(6, most, max(2, most // 8))}):
-        for _ in range(max(1, DRAWS[bench.scale] // 2)):
+        for _ in range(DRAWS[bench.scale] if pairs == 1 else max(1, DRAWS[bench.scale] // 2)):
             order = list(range(len(blocks)))
             for _ in range(pairs):
                 group = groups[int(random.integers(len(groups)))]
@@ -75,7 +92,8 @@ def _swaps(net: Net, bench: Bench) -> dict[str, Any]:
                 order[first], order[second] = order[second], order[first]
             taus.append(round(kendall_tau(order), 6))
             errors.append(round(error_of(net.model, [blocks[k] for k in order], images, labels), 4))
-    return {"taus": taus, "errors": errors}
+    one = statistics.fmean(errors[1 : 1 + DRAWS[bench.scale]]) - errors[0]
+    return {"taus": taus, "errors": errors, "one_swap": round(one, 4)}
 
 
 def kendall_tau(order: list[int]) -> float:
@@ -108,26 +126,35 @@ def _lengths(net: Net, bench: Bench) -> dict[str, Any]:
     }
 
 
+def is_smooth(errors: Sequence[float]) -> bool:
+    """Whether the errors, in percent, rise smoothly: see FALLS, RISES and LARGEST_STEP."""
+    steps = [later - earlier for earlier, later in itertools.pairwise(errors)]
+    rise = errors[-1] - errors[0]
+    return min(steps) >= -FALLS and rise >= RISES and max(steps) <= LARGEST_STEP * rise
+
+
+def _twice(what: str, costs: Mapping[str, float], depth: int) -> Check:
+    """Checks that something costs the plain net more than twice as many points of error as the residual one."""
+    plain, residual = f"plain{depth}", f"resnet{depth}"
+    said = f"{depth} layers: {what} costs {costs[residual]:.1f} points in the residual net, {costs[plain]:.1f} in the "
+    said += "plain one (more than twice as many)"
+    return Check(said, costs[plain] > max(2 * costs[residual], 0.0), (plain, residual))
+
+
 def _read(rows: Rows) -> Finding:
-    rises = by_net(rows, "deletions", "median_rise")
-    mean = means(rises)
-    checks = [
-        Check(f"{depth} layers: one block less costs {mean[f'resnet{depth}']:.1f} points in the residual net (median), "
-              f"{mean[f'plain{depth}']:.1f} in the plain one (more than twice as many)",
-              mean[f"plain{depth}"] > max(2 * mean[f"resnet{depth}"], 0.0))
-        for depth in (20, 56)
-    ]  # fmt: skip
+    rises, swaps = by_net(rows, "deletions", "median_rise"), by_net(rows, "swaps", "one_swap")
+    checks = [_twice("one block less (median)", means(rises), depth) for depth in (20, 56)]
     several = _mean(rows, "deletions", "several", "resnet56")
-    checks.append(
-        Check("resnet56: the error rises block by block, never falling by more than a point, as more are deleted",
-              all(later >= earlier - 1 for earlier, later in itertools.pairwise(several)))
-    )  # fmt: skip
+    said = f"resnet56: from {several[0]:.1f} to {several[-1]:.1f} % as blocks are deleted, the error falls "
+    said += f"nowhere by over {FALLS:.0f} point, rises by {RISES:.0f} or more, a third of that at most in one step"
+    checks += [Check(said, is_smooth(several), ("resnet56",)), _twice("swapping two blocks (mean)", means(swaps), 56)]
     lengths = means(by_net(rows, "lengths", "mean_length"))
     blocks = {row["net"]: row["blocks"] for row in rows if row["kind"] == "lengths"}
     for net, length in lengths.items():
         what = f"{net}: the gradient's mean path goes through {length:.1f} of {blocks[net]} branches (under half)"
-        checks.append(Check(what, length < blocks[net] / 2))
+        checks.append(Check(what, length < blocks[net] / 2, (net,)))
     measures = [Measure(f"{net}: points of error that one block less costs (median)", v) for net, v in rises.items()]
+    measures += [Measure(f"{net}: points of error that one swap of two blocks costs", v) for net, v in swaps.items()]
     measures += [
         Measure(f"{net}: branches on the mean path of the gradient", v, f"of {blocks[net]}", 2)
         for net, v in by_net(rows, "lengths", "mean_length").items()
@@ -139,12 +166,15 @@ def _read(rows: Rows) -> Finding:
     ]
     remarks = [
         "A plain block that changes the shape has an option-A shortcut in its place when it is deleted; such blocks "
-        "are "
-        "drawn, and left out of the medians and of the deletions of several.",
+        "are drawn, and left out of the medians and of the deletions of several.",
     ]
-    bundles = sorted({(row["net"], row["bundle"]) for row in rows if row["kind"] == "net" and row.get("bundle")})
-    remarks += [f"{net} was trained by others: the bundle {bundle}." for net, bundle in bundles]
-    return Finding(measures, checks, drawings, remarks=remarks)
+    pair, deep = ("plain56", "resnet56"), "resnet56"
+    headlines = [
+        change("points of error that one block less costs, plain-56 → ResNet-56", rises, pair, unit=""),
+        change("that one swap costs", swaps, pair, unit=""),
+        Headline("branches on the mean path of the gradient of ResNet-56", f"{lengths[deep]:.1f} of {blocks[deep]}"),
+    ]
+    return Finding(measures, checks, headlines, drawings, remarks=remarks)
 
 
 def _mean(rows: Rows, kind: str, key: str, net: str) -> list[float]:
@@ -202,14 +232,12 @@ def _draw_lengths(rows: Rows) -> bytes:
 @EXPERIMENTS.register(
     Claim(
         claim="A residual net behaves like an ensemble of many paths: deleting or swapping blocks of a trained one "
-        "barely "
-        "hurts, while a plain net breaks; short paths carry the gradient.",
+        "barely hurts, while a plain net breaks; short paths carry the gradient.",
         source="arXiv:1605.06431, Figures 3, 5 and 6 (read off the curves: no number is printed)",
         rule="Deleting one block costs the plain net more than twice as many points as the residual one (median over "
-        "blocks, "
-        "20 and 56 layers); ResNet-56's error rises smoothly with the number of blocks deleted; the gradient's mean "
-        "path "
-        "is shorter than half of the blocks.",
+        "blocks, 20 and 56 layers), and so does swapping two (mean, 56 layers). ResNet-56's error rises smoothly with "
+        f"the number of blocks deleted: it falls nowhere by more than {FALLS:.0f} point, rises by {RISES:.0f} or more, "
+        "and by at most a third of that in one step. The gradient's mean path is shorter than half of the blocks.",
         scales={
             "smoke": "Narrow nets of 20 and 56 layers, trained for 3 epochs on the digits; 64 pictures, 1 draw.",
             "small": "Nets of 20 and 56 layers trained as in `degradation`, or bundles; 1,000 test pictures, 10 draws.",
@@ -217,13 +245,13 @@ def _draw_lengths(rows: Rows) -> bytes:
         },
         read=_read,
         takes=frozenset({"data", "seeds", "bundle"}),
+        nets=lambda scale: NETS,  # noqa: ARG005
     )
 )
 def paths(bench: Bench) -> None:
     """Deleting and swapping blocks, and the gradient against the length of the path."""
     for net in bench.nets(*NETS):
-        key = {"net": net.label, "seed": net.seed}
-        bench.once("deletions", partial(_deletions, net, bench), **key)
-        bench.once("swaps", partial(_swaps, net, bench), **key)
+        bench.once("deletions", partial(_deletions, net, bench), **net.key)
+        bench.once("swaps", partial(_swaps, net, bench), **net.key)
         if net.label.startswith("resnet"):
-            bench.once("lengths", partial(_lengths, net, bench), **key)
+            bench.once("lengths", partial(_lengths, net, bench), **net.key)

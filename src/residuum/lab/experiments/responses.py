@@ -10,7 +10,7 @@ import torch
 
 from residuum.lab.bench import Bench
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, by_net, mean_of_curves, means
+from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, by_net, change, mean_of_curves, means
 from residuum.lab.nets import Net
 from residuum.lab.plots import Panel, Series, draw_lines
 from residuum.lab.responses import response_stds
@@ -56,16 +56,15 @@ def _read(rows: Rows) -> Finding:
 
     measures = [Measure(f"{net}: mean over layers of the standard deviation", v, "", 3) for net, v in found.items()]
     alt = "Standard deviation of layer responses, in the order of the layers and sorted"
-    return Finding(measures, checks, [Drawing("responses", alt, draw)], remarks=_remarks(rows))
-
-
-def _remarks(rows: Rows) -> list[str]:
-    bundles = [row for row in rows if row["kind"] == "net" and row.get("bundle")]
-    return [
-        f"{row['net']} was trained by others (the bundle {row['bundle']}): {row['test_error']:.2f} % error on "
-        f"{row['test_pictures']:,} test pictures of {row['img_size']} pixels."
-        for row in bundles
+    headlines = [
+        change(f"mean standard deviation, {what}", found, nets, unit="", decimals=3)
+        for what, nets in (
+            ("plain → residual, 20 layers", ("plain20", "resnet20")),
+            ("plain → residual, 56 layers", ("plain56", "resnet56")),
+            ("residual, 20 → 56 layers", ("resnet20", "resnet56")),
+        )
     ]
+    return Finding(measures, checks, headlines, [Drawing("responses", alt, draw)])
 
 
 @EXPERIMENTS.register(
@@ -83,9 +82,10 @@ def _remarks(rows: Rows) -> list[str]:
         },
         read=_read,
         takes=frozenset({"data", "seeds", "bundle"}),
+        nets=lambda scale: NETS[scale],
     )
 )
 def responses(bench: Bench) -> None:
     """The standard deviation of every layer's response, after batch norm and before relu or addition."""
     for net in bench.nets(*NETS[bench.scale]):
-        bench.once("responses", partial(_measure, net, bench), net=net.label, seed=net.seed)
+        bench.once("responses", partial(_measure, net, bench), **net.key)

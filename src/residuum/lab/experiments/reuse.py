@@ -11,7 +11,7 @@ import torch
 from residuum.lab.bench import Bench
 from residuum.lab.blocks import blocks_of
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, means
+from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, change, means
 from residuum.lab.nets import Net
 from residuum.lab.plots import draw_matrices
 from residuum.lab.similarity import MinibatchCka
@@ -44,14 +44,18 @@ def _measure(net: Net, bench: Bench) -> dict[str, Any]:
 
 
 def _read(rows: Rows) -> Finding:
-    measures, checks = [], []
+    measures, checks, headlines = [], [], []
     words = {"all_pairs": "all pairs of blocks", "neighbours": "neighbouring blocks"}
     for key, pairs in words.items():
         found = by_net(rows, "similarity", key)
         mean = means(found)
         measures += [Measure(f"{net}: mean CKA of {pairs}", values, "", 3) for net, values in found.items()]
         plain, residual = mean["plain56"], mean["resnet56"]
-        checks.append(Check(f"{pairs}: resnet56 {residual:.3f} above plain56 {plain:.3f}", residual > plain))
+        what = f"{pairs}: resnet56 {residual:.3f} above plain56 {plain:.3f}"
+        checks.append(Check(what, residual > plain, ("resnet56", "plain56")))
+        headlines.append(
+            change(f"mean CKA of {pairs}, plain-56 → ResNet-56", found, ("plain56", "resnet56"), unit="", decimals=3)
+        )
     matrices = {
         net: np.mean([row["matrix"] for row in rows if row["kind"] == "similarity" and row["net"] == net], axis=0)
         for net in by_net(rows, "similarity", "all_pairs")
@@ -61,7 +65,7 @@ def _read(rows: Rows) -> Finding:
         return draw_matrices(matrices, axis="block", value="similarity of two blocks (linear CKA)")
 
     alt = "Linear CKA between all pairs of blocks, plain-56 and ResNet-56"
-    return Finding(measures, checks, [Drawing("similarity", alt, draw)])
+    return Finding(measures, checks, headlines, [Drawing("similarity", alt, draw)])
 
 
 @EXPERIMENTS.register(
@@ -81,9 +85,10 @@ def _read(rows: Rows) -> Finding:
         },
         read=_read,
         takes=frozenset({"data", "seeds", "bundle"}),
+        nets=lambda scale: NETS,  # noqa: ARG005
     )
 )
 def reuse(bench: Bench) -> None:
     """Similarity (CKA) between all pairs of blocks, plain against residual."""
     for net in bench.nets(*NETS):
-        bench.once("similarity", partial(_measure, net, bench), net=net.label, seed=net.seed)
+        bench.once("similarity", partial(_measure, net, bench), **net.key)
