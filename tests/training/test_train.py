@@ -70,7 +70,7 @@ def test_records(finished: Run) -> None:
     per_epoch = len(finished.train_loader)
     every = finished.recipe.log_every_steps
     assert [r["step"] for r in steps] == list(range(every, 3 * per_epoch + 1, every))
-    assert [r["epoch"] for r in steps] == [(r["step"] - 1) // per_epoch for r in steps]
+    assert [r["epoch"] for r in steps] == [1 + (r["step"] - 1) // per_epoch for r in steps]
     assert [(r["epoch"], r["step"]) for r in epochs] == [(e, e * per_epoch) for e in (1, 2, 3)]
     for record in records:
         assert {"kind", "epoch", "step", "loss", "lr", "images_per_s"} <= record.keys()
