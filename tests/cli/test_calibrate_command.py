@@ -192,6 +192,32 @@ def test_evaluate_says_coverage_and_what_it_is_without_temperature(
     assert answered_line in lines
 
 
+def test_a_table_says_which_answers_are_unknown(careful: Path, pictures: Path, say: Say, tmp_path: Path) -> None:
+    assert say("evaluate", careful, "--data", pictures, "--csv", tmp_path / "a.csv").code == 0
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "label", "predicted", "prob", "correct", "unknown"]
+    assert {row["unknown"] for row in rows} == {"True", "False"}
+    answers = say("predict", careful, pictures, "--json").json["predictions"]
+    assert {row["file"]: row["unknown"] for row in rows} == {
+        answer["file"]: str(answer["unknown"]) for answer in answers
+    }
+    assert all(row["correct"] == str(row["predicted"] == row["label"]) for row in rows)
+
+
+def test_evaluate_says_what_the_same_pictures_chose(
+    trained: Trained, careful: Path, pictures: Path, say: Say, tmp_path: Path
+) -> None:
+    words = ["--data", pictures, "--unknown-below", "auto", "-o", tmp_path / "own", "-q"]
+    assert say("calibrate", trained.bundle, *words).code == 0
+    said = say("evaluate", tmp_path / "own", "--data", pictures)
+    line = "                    These pictures also chose the threshold: expect a little less of new ones."
+    assert line in said.out.splitlines()
+    assert say("evaluate", tmp_path / "own", "--data", pictures, "--json").json["chosen_here"] == ["threshold"]
+    for bundle_, more in ((careful, ["--data", pictures]), (tmp_path / "own", [])):
+        assert "also chose" not in say("evaluate", bundle_, *more).out
+
+
 def test_training_takes_a_threshold(say: Say, tmp_path: Path) -> None:
     words = ["--data", "synthetic:60x3x16", "--model", "resnet20_cifar", "--img-size", "8", "--epochs", "1"]
     shown = say("train", *words, "--unknown-below", "auto", "--dry-run", "--json").json

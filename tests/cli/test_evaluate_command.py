@@ -25,7 +25,7 @@ def test_json_has_the_keys_that_were_promised_and_nothing_else_is_on_stdout(trai
     said = say("evaluate", trained.bundle, "--json")
     assert (said.code, said.err) == (0, "")
     scores = ["images", "top1", "top5", "loss", "ece", "classes", "confusion"]
-    assert list(said.json) == [*scores, "calibration", "coverage", "views", "models", "skipped"]
+    assert list(said.json) == [*scores, "calibration", "coverage", "chosen_here", "views", "models", "skipped"]
     assert (said.json["views"], said.json["models"]) == ("one", ["resnet20_cifar"])
     assert said.json["images"] == 12
     assert said.json["top5"] == 100.0

@@ -107,9 +107,10 @@ def test_a_picture_that_cannot_be_used_has_no_labels(labelled: Labelled, say: Sa
 
 
 def test_evaluation(labelled: Labelled, truth: dict[str, list[str]], say: Say, tmp_path: Path) -> None:
-    """Of the whole table as a set that the network was not trained on, it knows no held-out part."""
+    """Of the whole table, as the test part of a set that the network was not trained on: nothing is held out of it."""
     other = labelled.table.with_name("copy.csv")
-    other.write_text(labelled.table.read_text(encoding="utf-8"), encoding="utf-8")
+    first, *lines = labelled.table.read_text(encoding="utf-8").splitlines()
+    other.write_text("\n".join([f"{first},split", *(f"{line},test" for line in lines)]) + "\n", encoding="utf-8")
     said = say("evaluate", labelled.bundle, "--data", other, "--json", "--csv", tmp_path / "rows.csv", "-q")
     assert said.code == 0
     classes, rows = named(["|".join(names) for names in truth.values()])

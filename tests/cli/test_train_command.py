@@ -20,7 +20,7 @@ START: dict[str, object] = {
     "classes": 10, "images": {"train": 1079, "val": 359, "test": 359}, "img_size": 32, "device": "cpu",
     "precision": "fp32", "epochs": 12, "epoch": 0, "steps_per_epoch": 34, "folder": "runs/digits-1",
 }  # fmt: skip
-STEP = {"kind": "step", "epoch": 1, "step": 44, "loss": 1.23456, "lr": 0.05, "images_per_s": 1234.5}
+STEP = {"kind": "step", "epoch": 2, "step": 44, "loss": 1.23456, "lr": 0.05, "images_per_s": 1234.5}
 EPOCH = {
     "kind": "epoch", "epoch": 2, "step": 68, "loss": 0.98765, "lr": 0.1, "images_per_s": 1234.5, "seconds": 65.0,
     "val_loss": 0.4321, "val_top1": 87.654,
@@ -92,6 +92,32 @@ def test_a_dry_run_leaves_nothing(say: Say, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     assert say("train", "--dry-run", "--out", "here").code == 0
     assert every_file(tmp_path) == {}
+
+
+def test_a_dry_run_refuses_what_the_run_would(
+    say: Say, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    for words, said in (
+        (["--out", "taken"], "The folder taken is not empty."),
+        (["--override"], "--override is for a run that is resumed."),
+        (["--find-lr"], "--dry-run cannot show what --find-lr would choose: that takes a trial."),
+        (["--folds", "2", "--override"], "--override is for a run that is resumed."),
+    ):
+        shown = say("train", *words, "--dry-run")
+        assert (shown.code, shown.out, shown.err.splitlines()[0]) == (2, "", f"Error: {said}")
+    refused = say("train", "--data", pictures, "--folds", "2", "--override", "--out", "out")
+    assert (refused.code, refused.err.splitlines()[0]) == (2, "Error: --override is for a run that is resumed.")
+    assert every_file(tmp_path).keys() == {"taken", "taken/file"}
+
+
+def test_a_dry_run_of_folds_shows_the_first(say: Say) -> None:
+    shown = say("train", "--folds", "4", "--dry-run", "--json")
+    assert (shown.json["data"]["folds"], shown.json["data"]["fold"]) == (4, 0)
+    assert shown.err.splitlines() == ["This is fold 1 of 4; the others differ in data.fold alone."]
+    assert say("train", "--folds", "4", "--dry-run", "-q").err == ""
 
 
 def test_the_outcome_names_accuracy_part_folder_report_and_the_next_command(trained: Trained) -> None:

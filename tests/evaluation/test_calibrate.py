@@ -128,11 +128,12 @@ def test_processes_collect_the_same_and_count_nothing_twice() -> None:
 
 @pytest.fixture(scope="module")
 def calibrated(finished: Run, class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished run's bundle, calibrated on a copy of all its pictures, so that none is left out."""
+    """The finished run's bundle, calibrated on all its pictures under other names, so that none is left out."""
     copy = tmp_path_factory.mktemp("elsewhere") / "pictures"
-    copy.mkdir()
     for kind in class_folders.iterdir():
-        (copy / kind.name).symlink_to(kind)
+        (copy / kind.name).mkdir(parents=True)
+        for file in kind.iterdir():
+            (copy / kind.name / f"new-{file.name}").symlink_to(file)
     out = tmp_path_factory.mktemp("calibrated") / "new" / "bundle"
     done = calibrate(finished.folder / "best", str(copy), out=out, unknown_below="auto", device="cpu", batch_size=7)
     assert (done.folder, done.skipped, done.what) == (out, {}, str(copy))

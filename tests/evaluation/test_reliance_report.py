@@ -79,6 +79,14 @@ def test_the_surest_answers_and_the_threshold_are_said() -> None:
     assert "All its answers together are at least 99 % right." in always
 
 
+def test_pictures_that_chose_the_threshold_are_said_to_have() -> None:
+    reliance, _ = told(2.0, below=0.6)
+    said = "These pictures also chose the threshold."
+    assert said in text(how_many(reliance, PNG, chosen_here=True))
+    assert said not in text(how_many(reliance, PNG))
+    assert said not in text(how_many(told(2.0)[0], PNG, chosen_here=True))  # there is none
+
+
 @pytest.mark.parametrize(("images", "share"), [(1, 0.0), (2, 1.0), (300, 0.9)])
 def test_any_set_can_be_drawn(images: int, share: float) -> None:
     reliance, predictions = told(2.0, below=0.5, images=images, share=share)

@@ -7,6 +7,7 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,8 @@ from residuum.data.builtin import digits
 from residuum.data.parts import Found, folds_of
 from residuum.data.sets import relabelled
 from residuum.data.sources import open_parts
-from residuum.errors import DataError, Interrupted, UsageError
-from residuum.recipe import Data, Recipe
+from residuum.errors import DataError, Interrupted, UsageError, WeightsError
+from residuum.recipe import Data, Recipe, override, read
 from residuum.training import folds as folding
 from residuum.training import train as training
 from residuum.training.folds import Folds, cross_validate
@@ -74,6 +75,63 @@ def test_a_fold_that_is_not_there_is_refused(folds: int, fold: int, class_folder
         open_parts(Data(str(class_folders), folds=folds, fold=fold))
     with pytest.raises(DataError, match="cannot be dealt out to 99 folds"):
         open_parts(Data(str(class_folders), folds=99))
+
+
+def test_a_class_that_a_fold_holds_all_of_is_named(class_folders: Path, tmp_path: Path) -> None:
+    for name in ("2", "10"):
+        (tmp_path / name).symlink_to(class_folders / name, target_is_directory=True)
+    (tmp_path / "bee").mkdir()
+    (tmp_path / "bee" / "0.png").symlink_to(class_folders / "bee" / "0.png")
+    told = []
+    for fold in range(3):
+        parts = open_parts(Data(str(tmp_path), folds=3, fold=fold))
+        counts = parts.record["counts"]
+        assert isinstance(counts, dict)
+        said = parts.record["warnings"]
+        assert isinstance(said, list)
+        warnings = [line for line in said if "holds every picture" in line]
+        assert len(warnings) == (counts["train"]["bee"] == 0)
+        told += warnings
+    assert len(told) == 1
+    assert "holds every picture of bee:" in told[0]
+    assert "holds" not in str(open_parts(Data(str(tmp_path))).record["warnings"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"data": "nowhere"},
+        {"changes": {"model.weights": "nowhere.safetensors"}},
+        {"find_lr": True, "changes": {"lr": 0.1}},
+        {"changes": {"optim.lrr": 0.1}},
+    ],
+    ids=["no set", "no weights", "two rates", "no such key"],
+)
+def test_what_cannot_begin_leaves_nothing(
+    wrong: dict[str, object], tiny: Recipe, class_folders: Path, tmp_path: Path
+) -> None:
+    def begin(out: Path) -> None:
+        words: dict[str, Any] = {"folds": 2, "data": str(class_folders), "out": out, "device": "cpu", **wrong}
+        with pytest.raises((DataError, UsageError, WeightsError)):
+            cross_validate(tiny, **words)
+
+    begin(tmp_path / "new" / "folds")
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "own").mkdir()
+    begin(tmp_path / "own")
+    assert list((tmp_path / "own").iterdir()) == []
+
+
+def test_a_signal_before_anything_began_leaves_nothing(tiny: Recipe, tmp_path: Path) -> None:
+    def interrupted(*_: object, **__: object) -> Run:
+        raise Interrupted("Stopped by SIGINT, before there was anything to save.")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folding, "train", interrupted)
+        with pytest.raises(Interrupted) as caught:
+            cross_validate(tiny, folds=2, out=tmp_path / "folds", device="cpu")
+    assert "--resume" not in caught.value.hint
+    assert not (tmp_path / "folds").exists()
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +235,54 @@ def test_folds_are_not_for_many_processes(monkeypatch: pytest.MonkeyPatch, tiny:
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="one after the other"):
         cross_validate(tiny, folds=2)
+
+
+def test_the_next_command_trains_as_the_folds_did(validated: Folds) -> None:
+    report = (validated.folder / "report.html").read_text(encoding="utf-8")
+    recipe = validated.folder / "fold-1" / "recipe.toml"
+    assert f"residuum train --recipe {recipe} --set data.folds=0" in report
+    assert read(recipe) == validated.runs[0].recipe
+    whole = open_parts(override(read(recipe), {"data.folds": 0}).data)
+    assert whole.val is not None
+    assert len(whole.train) + len(whole.val) + len(whole.test or ()) == 66
+
+
+def test_nothing_is_said_of_unknown_where_every_answer_counts(validated: Folds) -> None:
+    assert "unknown" not in (validated.folder / "out_of_fold.csv").read_text().splitlines()[0]
+    assert "answered_pooled" not in validated.as_dict()
+    assert "Answered" not in of_folds_in_words(validated)
+    assert "How many they answer" not in (validated.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_answers_that_may_be_unknown_are_told_by_each_networks_own_threshold(
+    tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    wanted = replace(tiny, epochs=1, unknown_below="auto", data=replace(tiny.data, test_fraction=0.0))
+    done = cross_validate(wanted, folds=2, data=str(class_folders), out=tmp_path / "folds", device="cpu")
+    below = {
+        number: json.loads((run.folder / "scores.json").read_text())["coverage"]["unknown_below"]
+        for number, run in enumerate(done.runs, start=1)
+    }
+    with (done.folder / "out_of_fold.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        if abs(float(row["prob"]) - below[int(row["fold"])]) > 1e-6:
+            assert row["unknown"] == str(float(row["prob"]) < below[int(row["fold"])])
+    answered = [row for row in rows if row["unknown"] == "False"]
+    right = [row for row in answered if row["correct"] == "True"]
+    assert 0 < len(answered) < len(rows) == 66
+    summary = done.as_dict()
+    assert summary["answered_pooled"] == pytest.approx(100 * len(answered) / 66)
+    assert summary["answered_top1_pooled"] == pytest.approx(100 * len(right) / len(answered))
+    share = f"{100 * len(answered) / 66:.1f} %"
+    report = (done.folder / "report.html").read_text(encoding="utf-8")
+    assert f"they answer {share} of all pictures" in report
+    assert "also chose its threshold" in report
+    assert f"{summary['answered_pooled']:.2f} % of all pictures" in of_folds_in_words(done)
+    with (done.runs[0].folder / "predictions.csv").open(newline="") as file:
+        own = {row["file"]: row["unknown"] for row in csv.DictReader(file)}
+    assert own == {row["file"]: row["unknown"] for row in rows if row["fold"] == "1"}
 
 
 @pytest.mark.slow

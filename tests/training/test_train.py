@@ -70,7 +70,7 @@ def test_records(finished: Run) -> None:
     per_epoch = len(finished.train_loader)
     every = finished.recipe.log_every_steps
     assert [r["step"] for r in steps] == list(range(every, 3 * per_epoch + 1, every))
-    assert [r["epoch"] for r in steps] == [(r["step"] - 1) // per_epoch for r in steps]
+    assert [r["epoch"] for r in steps] == [1 + (r["step"] - 1) // per_epoch for r in steps]
     assert [(r["epoch"], r["step"]) for r in epochs] == [(e, e * per_epoch) for e in (1, 2, 3)]
     for record in records:
         assert {"kind", "epoch", "step", "loss", "lr", "images_per_s"} <= record.keys()
@@ -261,9 +261,13 @@ def test_without_validation_pictures_the_last_weights_are_kept(tmp_path: Path, t
 
 @dataclass(frozen=True)
 class Sealed:
-    """A test part that notes when it is looked at."""
+    """A test part that notes when it is looked at, and tells nothing but how many pictures it has."""
 
     looked: Callable[[str], object]
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
 
     def __getattr__(self, name: str) -> object:
         return self.looked(name)
@@ -272,7 +276,7 @@ class Sealed:
 def test_the_test_pictures_are_not_looked_at_before_the_end(tmp_path: Path, tiny: Recipe) -> None:
     run, twin = (build(replace(tiny, epochs=2), tmp_path / name, CPU) for name in ("sealed", "twin"))
     assert run.parts.test is not None
-    sealed: Any = Sealed(lambda name: pytest.fail(f"the test part was asked for its {name}"))
+    sealed: Any = Sealed(lambda name: pytest.fail(f"the test part was asked for its {name}"), len(run.parts.test))
     run.parts = replace(run.parts, test=sealed)
     fit(run)
     fit(twin)

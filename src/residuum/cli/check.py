@@ -139,7 +139,7 @@ def _label_issues(
 ) -> list[LabelIssue]:
     from residuum.cli import progress
     from residuum.evaluation.label_check import neighbours_issues
-    from residuum.evaluation.trained import was_trained_on
+    from residuum.evaluation.origin import was_trained_on
 
     if checked.images - len(checked.unusable) < 2:
         return []  # which the check has said already

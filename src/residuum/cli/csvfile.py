@@ -14,11 +14,12 @@ WriteRow = Callable[[Mapping[str, object]], None]
 
 
 @contextlib.contextmanager
-def csv_writer(path: str | None, columns: Sequence[str], *, flag: str = "--csv") -> Iterator[WriteRow]:
+def csv_writer(path: str | None, columns: Sequence[str] | None, *, flag: str = "--csv") -> Iterator[WriteRow]:
     """Yields a function that writes one row; without a path it does nothing.
 
     The rows go into a hidden file beside `path`, which takes its name when the block has ended without an error. A
-    path that is no ordinary file (`/dev/stdout`, a pipe) is written directly. `flag` is the one that named the path.
+    path that is no ordinary file (`/dev/stdout`, a pipe) is written directly. `columns` None are those of the first
+    row. `flag` is the one that named the path.
 
     Raises:
         ResourceError: the file cannot be written.
@@ -32,14 +33,18 @@ def csv_writer(path: str | None, columns: Sequence[str], *, flag: str = "--csv")
     with _refusals_named(path, flag):
         file = aside.open("w", newline="", encoding="utf-8", errors="surrogateescape")
     try:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns or ())
 
         def write(row: Mapping[str, object]) -> None:
             with _refusals_named(path, flag):
+                if not writer.fieldnames:
+                    writer.fieldnames = list(row)
+                    writer.writeheader()
                 writer.writerow(row)
 
         with _refusals_named(path, flag):
-            writer.writeheader()
+            if columns is not None:
+                writer.writeheader()
         yield write
         with _refusals_named(path, flag):
             file.close()

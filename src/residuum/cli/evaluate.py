@@ -1,7 +1,8 @@
 """Scores a trained network: accuracy, loss, calibration, every class, the confusion matrix.
 
 Without --data it is the set that the network was trained on, with the same pictures held out. Accuracies are in
-percent. Loss and calibration error are of probabilities with the bundle's temperature, and are said without it too.
+percent. Loss and calibration error are of probabilities with the bundle's temperature, and are said without it too;
+it is said where the same pictures chose temperature or threshold, so that new ones fare a little worse.
 Where a picture may have several classes: average precision, F1 at the thresholds of the classes, and how many pictures
 have all their answers right.
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from residuum.evaluation.multilabel import LabelScores
     from residuum.evaluation.reliance import Reliance
     from residuum.evaluation.trained import Evaluation, Knn
-
-_COLUMNS = ("file", "label", "predicted", "prob", "correct")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     watched = progress.watching("evaluating", quiet=arguments.quiet)
     _refuse_contradictions(arguments)
     go_offline(arguments.offline)
-    with csv_writer(arguments.csv if announced().is_main else None, _COLUMNS) as write:
+    with csv_writer(arguments.csv if announced().is_main else None, None) as write:
         if arguments.knn:
             how = partial(evaluate_knn, k=arguments.knn, stage=arguments.stage)
         else:
@@ -130,7 +129,7 @@ def _about(done: Evaluation) -> dict[str, object]:
     scores = done.scores.as_dict()
     if done.knn is None:
         told = done.reliance.as_dict() if done.reliance else {}
-        return {**scores, **told, "views": done.kind, "models": done.models}
+        return {**scores, **told, "chosen_here": done.chosen_here, "views": done.kind, "models": done.models}
     return {"knn": asdict(done.knn), **{name: scores[name] for name in scores if name not in ("loss", "ece")}}
 
 
@@ -204,7 +203,7 @@ def _beside(done: Evaluation, scores: Scores) -> list[str]:
     """What the accuracy is of, in lines: of probabilities, or of neighbours."""
     if done.knn is None:
         lines = [f"Loss                {scores.loss:.4f}", f"Calibration error   {scores.ece:.2f} %"]
-        return lines + (_reliance(done.reliance) if done.reliance else [])
+        return [*lines, *(_reliance(done.reliance) if done.reliance else []), *_chosen_here(done)]
     return [_neighbours(done.knn)]
 
 
@@ -224,6 +223,14 @@ def _reliance(told: Reliance) -> list[str]:
         below = f"unknown below {told.chosen.threshold:.4g}"
         lines.append(f"Answered            {100 * told.chosen.coverage:.2f} % ({below}); {right}")
     return lines
+
+
+def _chosen_here(done: Evaluation) -> list[str]:
+    """What the pictures chose themselves, so that they say a little too much of it, in a line."""
+    if not done.chosen_here:
+        return []
+    chose = " and the ".join(done.chosen_here)
+    return [f"{'':20}These pictures also chose the {chose}: expect a little less of new ones."]
 
 
 def _confusions(scores: Scores, count: int = 5) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from residuum.cli import console
@@ -102,12 +102,21 @@ def of_folds_in_words(done: Folds) -> str:
             f"{found[f'{name}_mean']:.2f} % +- {found[f'{name}_std']:.2f} over {found['folds']} folds ({each})",
         ),
         _line("", "Each on pictures that it was not trained on; these also chose the epoch that was kept."),
+        *_answered(found),
         *([] if done.label_issues is None else [_line("Suspicious labels", _suspicious(done, done.label_issues))]),
         _line("Folder", f"{done.folder}"),
         _line("Report", f"{done.folder / REPORT}"),
         _line("Predictions", f"{done.folder / PREDICTIONS}"),
     ]
     return "\n".join(lines)
+
+
+def _answered(found: Mapping[str, object]) -> list[str]:
+    """Returns how many pictures are answered, in a line, where answers may be "unknown"."""
+    if "answered_pooled" not in found:
+        return []
+    share, right = (f"{found[key]:.2f} %" for key in ("answered_pooled", "answered_top1_pooled"))
+    return [_line("Answered", f"{share} of all pictures, each by its network's threshold; {right} of these are right")]
 
 
 def _suspicious(done: Folds, issues: Sequence[LabelIssue]) -> str:

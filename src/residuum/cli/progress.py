@@ -166,7 +166,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
 
 def step_line(record: Mapping[str, Any], steps: int) -> str:
     """Returns a step's record as a line."""
-    done = record["step"] - record["epoch"] * steps
+    done = record["step"] - (record["epoch"] - 1) * steps
     return (
         f"step {done:,}/{steps:,}  loss {record['loss']:.4f}  lr {record['lr']:.4g}  "
         f"{record['images_per_s']:,.0f} images/s"

@@ -155,8 +155,11 @@ def _cross_validate(arguments: argparse.Namespace, changes: dict[str, object]) -
     from residuum.cli import outcome, progress
     from residuum.errors import UsageError
     from residuum.training.folds import cross_validate
+    from residuum.training.train import refuse_contradictions
 
-    if arguments.resume is not None:
+    if arguments.resume is None:
+        refuse_contradictions(None, arguments.out, arguments.override, arguments.find_lr, changes)
+    else:
         given = [
             *changes,
             *(flag for flag in ("folds", "out", "recipe", "data") if getattr(arguments, flag) is not None),
@@ -189,8 +192,28 @@ def _cross_validate(arguments: argparse.Namespace, changes: dict[str, object]) -
 
 def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
     from residuum import recipe
-    from residuum.errors import UsageError
     from residuum.training.choose import choose
+    from residuum.training.train import refuse_contradictions, refuse_if_taken
+
+    _refuse_what_a_dry_run_cannot_show(arguments)
+    refuse_contradictions(None, arguments.out, arguments.override, False, changes)
+    refuse_if_taken(arguments.out)
+    if arguments.folds is not None:
+        changes |= {"data.folds": arguments.folds, "data.fold": 0}
+    chosen, reasons = choose(arguments.recipe, arguments.data, changes, download=False)
+    for reason in () if arguments.quiet else reasons:
+        console.note(reason)
+    if arguments.folds is not None and not arguments.quiet:
+        console.note(f"This is fold 1 of {arguments.folds}; the others differ in data.fold alone.")
+    if arguments.json:
+        console.answer_json(recipe.to_dict(chosen))
+    else:
+        console.answer(recipe.to_toml(chosen).rstrip())
+    return 0
+
+
+def _refuse_what_a_dry_run_cannot_show(arguments: argparse.Namespace) -> None:
+    from residuum.errors import UsageError
 
     if arguments.resume is not None:
         raise UsageError(
@@ -198,11 +221,9 @@ def _show(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
             expected="Expected one of the two: a resumed run has its recipe already.",
             hint=f"See that recipe in: {arguments.resume}/recipe.toml",
         )
-    chosen, reasons = choose(arguments.recipe, arguments.data, changes, download=False)
-    for reason in () if arguments.quiet else reasons:
-        console.note(reason)
-    if arguments.json:
-        console.answer_json(recipe.to_dict(chosen))
-    else:
-        console.answer(recipe.to_toml(chosen).rstrip())
-    return 0
+    if arguments.find_lr:
+        raise UsageError(
+            "--dry-run cannot show what --find-lr would choose: that takes a trial.",
+            expected="Expected one of the two.",
+            hint="Leave out --find-lr for the recipe without it, or --dry-run to train.",
+        )

@@ -15,7 +15,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,8 @@ import numpy as np
 
 from residuum import recipe
 from residuum.data import builtin, cache, cifar, folders, parquet, patterns, tables, tar
+from residuum.data.division import divide, split_warnings
+from residuum.data.identity import digests, place_of
 from residuum.data.labels import Reading, are_several, counts, renumbered
 from residuum.data.parts import (
     ORDER,
@@ -32,7 +33,6 @@ from residuum.data.parts import (
     Found,
     PartName,
     Parts,
-    folds_of,
     refuse_one_class_each,
     refuse_several,
     stratified_split,
@@ -46,10 +46,9 @@ from residuum.data.sets import (
     in_mode,
     relabelled,
     resident_exact,
-    subset,
 )
 from residuum.data.statistics import statistics
-from residuum.errors import DataError, UsageError, did_you_mean
+from residuum.errors import DataError, did_you_mean
 from residuum.imaging import Mode
 
 __all__ = ["Parts", "find", "open_parts", "open_single", "statistics", "stratified_split"]
@@ -59,8 +58,6 @@ RESIDENT_PX = 64
 
 RESIDENT_BYTES = 2 * 2**30
 """... unless its pixels take more than this."""
-
-_SPLIT_STREAM = {"val": 0, "test": 1}
 
 
 def open_parts(data: recipe.Data) -> Parts:
@@ -82,27 +79,44 @@ def open_parts(data: recipe.Data) -> Parts:
     if data.labels == "several":
         refuse_one_class_each(found, data.source)
     _check(found, data.source)
-    parts, split = _divide(found, data)
+    parts, split = divide(found, data)
     skipped: dict[str, str] = {}
     total = sum(map(len, parts.values()))
     loaded = {name: _load(part, data, skipped, total) for name, part in parts.items()}
     if data.mode != "auto":
         loaded = {name: in_mode(part, data.mode) for name, part in loaded.items()}
-    made_of = found.notes.get("made_of")
-    root = str(made_of["root"]) if isinstance(made_of, dict) else root_of(data.source)
+    place = place_of(data.source)
     record: dict[str, object] = {
         "source": data.source,
+        **({} if place is None else {"place": place}),
         "kind": found.kind,
         "classes": list(loaded["train"].classes),
         "counts": {name: _counts(part) for name, part in loaded.items()},
         "split": split,
-        "names": {name: _digest(part, root) for name, part in loaded.items()},
+        "names": digests(parts, _root(found, data.source)),
         "resident": {name: isinstance(part, ResidentSet) for name, part in loaded.items()},
         "skipped": skipped,
-        "warnings": found.warnings + _split_warnings(loaded, data),
+        "warnings": found.warnings + split_warnings(loaded, data),
         **found.notes,
     }
     return Parts(loaded["train"], loaded.get("val"), loaded.get("test"), record)
+
+
+def names_of(data: recipe.Data) -> dict[str, str]:
+    """Returns what the record of `open_parts` says under "names", without opening a picture.
+
+    Raises: what `open_parts` raises of the source and its division.
+    """
+    found = find(data.source, data.labels)
+    _check(found, data.source)
+    return digests(divide(found, data)[0], _root(found, data.source))
+
+
+def _root(found: Found, source: str) -> str:
+    """Returns what the names of its pictures begin with; those of a cache are called as in the set that it was made
+    of."""
+    made_of = found.notes.get("made_of")
+    return str(made_of["root"]) if isinstance(made_of, dict) else root_of(source)
 
 
 def parts_in_mode(parts: Parts, mode: Mode) -> Parts:
@@ -241,59 +255,6 @@ def _check(found: Found, source: str) -> None:
         )
 
 
-def _divide(found: Found, data: recipe.Data) -> tuple[dict[PartName, ImageSet], dict[str, object]]:
-    """Returns the parts, what is missing held out of the training pictures, and a record of how."""
-    parts: dict[PartName, ImageSet] = {name: part for name, part in found.parts.items() if len(part)}
-    total = len(parts["train"])
-    val_fraction = data.val_fraction
-    if data.folds or data.fold:
-        val_fraction = 0.0
-        former = parts.pop("val", None)
-        if former is not None:
-            parts.setdefault("test", former)
-    wanted: dict[PartName, float] = {"test": data.test_fraction, "val": val_fraction}
-    held = {name: fraction for name, fraction in wanted.items() if name not in parts and fraction > 0}
-    if sum(held.values()) >= 1:
-        raise UsageError(
-            f"val_fraction {data.val_fraction:g} and test_fraction {data.test_fraction:g} leave nothing to train on.",
-            expected="Expected a sum below 1.",
-            hint="For example: --set data.val_fraction=0.1 --set data.test_fraction=0.2",
-        )
-    for name, fraction in held.items():
-        train = parts["train"]
-        share = fraction * total / len(train)
-        kept, out = stratified_split(train.labels, share, data.split_seed, _SPLIT_STREAM[name])
-        if len(out):
-            parts["train"], parts[name] = subset(train, kept), subset(train, out)
-    how: dict[str, object] = {
-        "seed": data.split_seed,
-        "held_out": {name: fraction for name, fraction in held.items() if name in parts},
-        "found": [name for name in ORDER if name in found.parts],
-    }
-    if data.folds or data.fold:
-        parts["train"], parts["val"] = _fold(parts["train"], data)
-        how |= {"fold": data.fold, "folds": data.folds}
-    return {name: parts[name] for name in ORDER if name in parts}, how
-
-
-def _fold(train: ImageSet, data: recipe.Data) -> tuple[ImageSet, ImageSet]:
-    """Returns the training pictures without fold number `data.fold` of `data.folds`, and that fold."""
-    if data.folds < 2 or data.fold >= data.folds:
-        raise UsageError(
-            f"There is no fold {data.fold} of {data.folds}.",
-            expected="Expected at least 2 folds, counted from 0.",
-            hint="Train on each of them in turn with: residuum train --folds 5",
-        )
-    if len(train) < data.folds:
-        raise DataError(
-            f"{len(train):,} pictures cannot be dealt out to {data.folds} folds.",
-            expected="Expected at least as many pictures as folds.",
-            hint="Use fewer folds.",
-        )
-    place = folds_of(train.labels, data.folds, data.split_seed)
-    return subset(train, np.flatnonzero(place != data.fold)), subset(train, np.flatnonzero(place == data.fold))
-
-
 def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: int) -> ImageSet:
     """Returns the set resident where it is one of small pictures of one size, else as it is."""
     if isinstance(images, ResidentSet):
@@ -305,23 +266,6 @@ def _load(images: ImageSet, data: recipe.Data, skipped: dict[str, str], total: i
         return images
     loaded = resident_exact(images, size, skipped=skipped if data.on_bad_image == "skip" else None, of=total)
     return images if loaded is None else loaded
-
-
-def _digest(images: ImageSet, root: str) -> str:
-    """Identifies which pictures a part holds, in which order, without the root of their names."""
-    digest = hashlib.sha256()
-    for index in range(len(images)):
-        digest.update(images.name(index).removeprefix(root).encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
-
-
-def _split_warnings(parts: dict[PartName, ImageSet], data: recipe.Data) -> list[str]:
-    wanted = {"val": 0.0 if data.folds else data.val_fraction, "test": data.test_fraction}
-    return [
-        f"There are too few pictures to hold out {fraction:g} of them: there is no '{name}' part."
-        for name, fraction in wanted.items()
-        if fraction > 0 and name not in parts
-    ]
 
 
 def _counts(images: ImageSet) -> dict[str, int]:

@@ -30,7 +30,7 @@ from residuum.data.sources import find, part_name
 from residuum.deploy.vectors import Made, Row, writing
 from residuum.errors import DataError, UsageError, WeightsError, did_you_mean
 from residuum.evaluation.embedding import embed as embed_batches
-from residuum.evaluation.trained import reading_of
+from residuum.evaluation.origin import reading_of
 from residuum.imaging import Preprocessing
 from residuum.models import MODELS, pretrained, saved
 from residuum.models._catalog import untrained_model

@@ -33,15 +33,9 @@ from residuum.distributed import ALONE, World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation import coverage, metrics
 from residuum.evaluation.evaluate import Batch, checked_logits, evaluating
+from residuum.evaluation.origin import reading_of, was_trained_on
 from residuum.evaluation.temperature import FEWEST, confidence_and_losses, fit_temperature
-from residuum.evaluation.trained import (
-    Watch,
-    as_they_come,
-    pictures_of,
-    reading_of,
-    refuse_unknown,
-    was_trained_on,
-)
+from residuum.evaluation.trained import Watch, as_they_come, pictures_of, refuse_unknown
 from residuum.models import saved
 
 _HALVES_SEED = 0
@@ -103,8 +97,8 @@ def fit(collected: Collected, unknown_below: Threshold = "none") -> Calibration:
 
     `unknown_below` "auto" is the highest threshold that answers 95 % of the pictures. `found` tells, with keys in
     percent: `images`, `top1`, `loss` and `ece` with the temperature; `uncalibrated` the same two without it;
-    `cross_fitted` the same two where each half of the pictures has the temperature of the other; and `coverage` and
-    `accuracy` of the answers above the threshold, if any.
+    `cross_fitted` the same two where each half of the pictures has the temperature of the other; and, of a threshold,
+    `coverage` and `accuracy` of the answers above it, and whether it was `chosen` here.
 
     Raises:
         UsageError: `unknown_below` is not what it can be.
@@ -123,7 +117,8 @@ def fit(collected: Collected, unknown_below: Threshold = "none") -> Calibration:
         found["cross_fitted"] = _judged(collected, correct, cross_fitted(collected))
     if below is not None:
         point = coverage.at_threshold(confidence, correct, below)
-        found |= {"coverage": 100 * point.coverage, "accuracy": 100 * point.accuracy}
+        chosen = unknown_below == "auto"
+        found |= {"coverage": 100 * point.coverage, "accuracy": 100 * point.accuracy, "chosen": chosen}
     return Calibration(temperature, below, found)
 
 

@@ -28,16 +28,9 @@ from residuum.evaluation import metrics, multilabel, neighbours
 from residuum.evaluation.embedding import Vectors, embed_all
 from residuum.evaluation.evaluate import TOP, Predictions, Scores, score
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
+from residuum.evaluation.origin import reading_of, was_trained_on
 from residuum.evaluation.precision_recall import HALF
-from residuum.evaluation.trained import (
-    Evaluation,
-    Knn,
-    Watch,
-    as_they_come,
-    pictures_of,
-    reading_of,
-    was_trained_on,
-)
+from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of
 from residuum.models import saved
 from residuum.models.embedding import embedder
 

@@ -38,9 +38,9 @@ def how_sure(scores: Scores, predictions: Predictions, reliance: Reliance | None
     return html.join([html.paragraph(said), html.chart(png, f"Reliability diagram. {said}")])
 
 
-def how_many(reliance: Reliance, png: bytes) -> Html:
-    """How right the surest answers are, and where "unknown" begins."""
-    said = f"{_in_words(reliance.at_accuracy(WANTED))} {_threshold_in_words(reliance.chosen)}"
+def how_many(reliance: Reliance, png: bytes, chosen_here: bool = False) -> Html:
+    """How right the surest answers are, and where "unknown" begins, which these pictures may have `chosen_here`."""
+    said = f"{_in_words(reliance.at_accuracy(WANTED))} {threshold_in_words(reliance.chosen, chosen_here)}"
     return html.join([html.paragraph(said), html.chart(png, f"Accuracy against coverage. {said}")])
 
 
@@ -55,7 +55,8 @@ def _in_words(point: Point | None) -> str:
     )
 
 
-def _threshold_in_words(chosen: Point | None) -> str:
+def threshold_in_words(chosen: Point | None, chosen_here: bool) -> str:
+    """Returns where "unknown" begins and what it is worth, in a sentence or two."""
     if chosen is None:
         return (
             "It answers always. To be told \u201cunknown\u201d where it is not sure enough, train with "
@@ -64,4 +65,5 @@ def _threshold_in_words(chosen: Point | None) -> str:
     return (
         f"Below a probability of {chosen.threshold:.4g} its answer is \u201cunknown\u201d: it answers "
         f"{100 * chosen.coverage:.1f} % of these pictures, and {100 * chosen.accuracy:.1f} % of the answers are right."
+        f"{' These pictures also chose the threshold.' if chosen_here else ''}"
     )

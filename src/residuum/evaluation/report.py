@@ -57,7 +57,8 @@ class Content(Generic[S, P]):
     `part` names the pictures that `scores` and `predictions` are about: "test", "val" or "train". `images` counts those
     that were trained on. `records` are those of metrics.jsonl. `class_counts` is part -> class -> pictures;
     `data_facts` say where the set came from and how it was split. `skipped` and `ignored` are file -> reason,
-    `next_commands` are purpose -> command. `reliance` is what temperature and threshold do to the scores. `checked` is
+    `next_commands` are purpose -> command. `reliance` is what temperature and threshold do to the scores, and
+    `threshold_chosen_here` whether these very pictures chose the threshold. `checked` is
     what is odd about the pictures, and `unread` why none was read for it. `label_issues` are those of the pictures that
     were scored (None where these were trained on), and `label_commands` look for those of the others. `lr_search` is
     the drawing of a search for the learning rate.
@@ -85,6 +86,7 @@ class Content(Generic[S, P]):
     skipped: Mapping[str, str] = field(default_factory=dict)
     ignored: Mapping[str, str] = field(default_factory=dict)
     reliance: Reliance | None = None
+    threshold_chosen_here: bool = False
     checked: Checked | None = None
     unread: str = ""
     label_issues: Sequence[LabelIssue] | None = None
@@ -203,7 +205,8 @@ def _sections(content: ReportContent, drawn: Mapping[str, bytes]) -> Iterator[Se
     png = drawn["calibration.png"]
     yield Section("How sure it is", how_sure(content.scores, content.predictions, content.reliance, content.part, png))
     if content.reliance is not None:
-        yield Section("How many answers to take", how_many(content.reliance, drawn["coverage.png"]))
+        said = how_many(content.reliance, drawn["coverage.png"], content.threshold_chosen_here)
+        yield Section("How many answers to take", said)
     yield Section("The pictures", _data(content))
     if content.checked is not None:
         yield Section("What the data check found", data_check(content.checked, content.unread))

@@ -4,18 +4,15 @@ classes."""
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import nn
 
 from residuum import hardware, recipe
-from residuum.data.cache import made_of
-from residuum.data.labels import SEPARATOR, Reading
 from residuum.data.loading import EvalLoader
 from residuum.data.parts import PART_NAMES, same_pictures
 from residuum.data.sets import ImageSet
@@ -27,6 +24,7 @@ from residuum.evaluation.evaluate import Batch, Predictions, Scores
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
 from residuum.evaluation.multilabel import evaluate as score_labels
 from residuum.evaluation.multilabel import rows as label_rows
+from residuum.evaluation.origin import AS_IN_TRAINING, chosen_on, reading_of, source_of, was_trained_on
 from residuum.evaluation.reliance import Reliance
 from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
@@ -52,7 +50,8 @@ class Evaluation:
     words, `skipped` the reason by file, `world` the processes that found it out together. `knn` is there where
     neighbours voted in place of the classifier: shares of votes are no probabilities, so that the scores' loss and
     calibration say little. `reliance` is there for a classifier that gives a picture one class; a threshold of
-    "unknown" is the first network's. Where a picture may have several classes, scores and predictions are of that
+    "unknown" is the first network's. `chosen_here` says which of the first network's temperature and threshold were
+    chosen on these very pictures. Where a picture may have several classes, scores and predictions are of that
     kind."""
 
     models: tuple[str, ...]
@@ -65,6 +64,7 @@ class Evaluation:
     world: World
     knn: Knn | None = None
     reliance: Reliance | None = None
+    chosen_here: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -147,7 +147,10 @@ def evaluate_in_full(
         for found in world.gather(loader.skipped):
             skipped |= found
     models = tuple(network.card["model"]["name"] for network in trained)
-    return Evaluation(models, kind, what, scores, predictions, images, skipped, world, reliance=told)
+    chosen = chosen_on(trained[0], what)
+    return Evaluation(
+        models, kind, what, scores, predictions, images, skipped, world, reliance=told, chosen_here=chosen
+    )
 
 
 def _judged(
@@ -257,18 +260,18 @@ def pictures_of(
     """
     owners = [network for network in networks if data is None or was_trained_on(network, data)]
     trained = owners[0] if owners else networks[0]
-    own = source_of(trained)
     if data is not None and not owners:
         reading, mode = reading_of(trained), trained.preprocessing.mode
         images = open_single(data, split, trained.classes, mode=mode, labels=reading)
         return images, data if split is None else f"{data}, part {split}", {}
+    own = data or source_of(trained)
     if not own or "recipe" not in trained.card:
         raise WeightsError(
             "The bundle does not say which set it was trained on.",
             expected="Expected a bundle that 'residuum train' wrote.",
             hint="Name the set: residuum evaluate BUNDLE --data DATA",
         )
-    changes = {"data.source": data or own, "data.on_bad_image": on_bad_image}
+    changes = {"data.source": own, "data.on_bad_image": on_bad_image}
     parts = open_parts(recipe.override(recipe.from_dict(trained.card["recipe"]), changes).data)
     by_name = {"test": parts.test, "val": parts.val, "train": parts.train}
     present = {name: part for name, part in by_name.items() if part is not None}
@@ -293,22 +296,15 @@ def pictures_of(
             hint="Name pictures that are new to the model: residuum evaluate BUNDLE --data DATA",
         )
     for other in networks:
-        if same_source(source_of(other), own) and not same_pictures(parts.record, other.card["data"], (name,)):
+        alike = same_pictures(parts.record, other.card.get("data", {}), (name,))
+        if not alike and was_trained_on(other, own):
             raise DataError(
                 f"The networks divided the set {own!r} in other ways: its part '{name}' is not the same for all.",
                 expected="Expected the same pictures: otherwise one may have been trained on what another held out.",
                 hint="Train them with one data.split_seed, or name pictures that are new to all: --data DATA",
             )
     left_out = parts.record.get("skipped")
-    return images, f"{own}, part {name} as in training", dict(left_out) if isinstance(left_out, dict) else {}
-
-
-def reading_of(network: saved.Saved) -> Reading:
-    """Returns how a table's labels are read for a network: as it answers, and | in a name of its classes is a
-    letter."""
-    if network.thresholds is not None:
-        return "several"
-    return "one" if any(SEPARATOR in name for name in network.classes) else "auto"
+    return images, f"{own}, part {name} {AS_IN_TRAINING}", dict(left_out) if isinstance(left_out, dict) else {}
 
 
 def _mean_thresholds(networks: Sequence[saved.Saved]) -> list[float]:
@@ -317,29 +313,12 @@ def _mean_thresholds(networks: Sequence[saved.Saved]) -> list[float]:
     return [math.fsum(each) / len(each) for each in by_class]
 
 
-def source_of(network: saved.Saved) -> str:
-    """Returns what the network was trained on, as its recipe named it, or an empty string."""
-    source: Any = network.card.get("data", {}).get("source", "")
-    return str(source)
-
-
-def same_source(data: str, own: str) -> bool:
-    """Whether two sources are the same one, so that what was held out in training is held out here. A cache is
-    the set that it was made of."""
-    data, own = made_of(data), made_of(own)
-    there = os.path.exists(data) and os.path.exists(own)  # noqa: PTH110 (which refuses nothing)
-    return data == own or (there and Path(data).resolve() == Path(own).resolve())
-
-
-def was_trained_on(network: saved.Saved, data: str) -> bool:
-    """Whether the network was trained on `data`, or on a cache of it, be that there or not."""
-    made: Any = network.card.get("data", {}).get("made_of", {})
-    return any(same_source(data, str(own)) for own in (source_of(network), made.get("source", "")) if own)
-
-
-def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -> list[dict[str, object]]:
-    """Returns one row a picture for a table: file, label, predicted, prob, correct."""
-    best = predictions.top[:, 0]
+def rows(
+    predictions: Predictions, images: ImageSet, classes: tuple[str, ...], unknown_below: float | None = None
+) -> list[dict[str, object]]:
+    """Returns one row a picture for a table: file, label, predicted, prob, correct; and where an answer may be
+    "unknown", whether it is: then `predicted` is the most probable class all the same."""
+    best, probs = predictions.top[:, 0], predictions.probs[:, 0]
     return [
         {
             "file": images.name(int(index)),
@@ -347,10 +326,9 @@ def rows(predictions: Predictions, images: ImageSet, classes: tuple[str, ...]) -
             "predicted": classes[int(guess)],
             "prob": round(float(prob), 6),
             "correct": bool(guess == label),
+            **({} if unknown_below is None else {"unknown": bool(prob < unknown_below)}),
         }
-        for index, label, guess, prob in zip(
-            predictions.indices, predictions.labels, best, predictions.probs[:, 0], strict=True
-        )
+        for index, label, guess, prob in zip(predictions.indices, predictions.labels, best, probs, strict=True)
     ]
 
 
@@ -359,4 +337,5 @@ def rows_of(done: Evaluation) -> list[dict[str, object]]:
     if isinstance(done.scores, LabelScores) and isinstance(done.predictions, LabelPredictions):
         return label_rows(done.predictions, done.images, done.scores)
     assert isinstance(done.predictions, Predictions)
-    return rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes))
+    below = done.reliance.chosen.threshold if done.reliance and done.reliance.chosen else None
+    return rows(done.predictions, done.images, tuple(score.name for score in done.scores.classes), below)

@@ -150,7 +150,7 @@ class Epochs:
         for number, loss in enumerate(losses, first):
             if not math.isfinite(loss):
                 raise DivergedError(
-                    f"The training loss was {loss} in step {run.epoch * self._steps + number} (epoch {run.epoch}).",
+                    f"The training loss was {loss} in step {run.epoch * self._steps + number} (epoch {run.epoch + 1}).",
                     expected="Expected a finite loss; a captured step cannot be left out.",
                     hint="Lower the learning rate (--lr), or train without: --set capture=false",
                 )

@@ -39,7 +39,9 @@ def save(run: Run, scores: dict[str, Any], *, best: bool) -> None:
         "recipe": _json(recipe.to_dict(run.recipe)),
         **({} if run.thresholds is None else {"thresholds": list(run.thresholds)}),
         "data": {
-            key: run.parts.record[key] for key in ("source", "kind", "names", "made_of") if key in run.parts.record
+            key: run.parts.record[key]
+            for key in ("source", "place", "kind", "names", "made_of")
+            if key in run.parts.record
         },
         "residuum": __version__,
     }

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
 import shlex
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from residuum import recipe
 from residuum.data.labels import SEPARATOR, in_words
 from residuum.distributed import announced
 from residuum.errors import Stopped, UsageError
 from residuum.evaluation.label_issues import LabelIssue
 from residuum.recipe import Recipe
-from residuum.training.folds_report import REPORT, write_folds_report
+from residuum.training.folds_report import REPORT, answered, write_folds_report
 from residuum.training.records import Listener
 from residuum.training.run import LabelResult, Result, Run
-from residuum.training.start import write_json
+from residuum.training.start import recipe_in, write_json
 from residuum.training.train import new_folder, train
 
 SUMMARY, PREDICTIONS = "folds.json", "out_of_fold.csv"
@@ -56,6 +57,9 @@ class Folds:
         images = [run.result.scores.images for run in self.runs if run.result]
         right = [int(run.result.predictions.correct.sum()) for run in self.runs if isinstance(run.result, Result)]
         pooled = {"top1_pooled": 100 * sum(right) / sum(images)} if right else {}  # there is no pooled ranking
+        told = answered([run.result for run in self.runs if isinstance(run.result, Result)])
+        if told is not None:
+            pooled |= {"answered_pooled": 100 * told[0], "answered_top1_pooled": 100 * told[1]}
         return {
             "folds": len(self.runs),
             "images": sum(images),
@@ -102,37 +106,55 @@ def cross_validate(
             expected="Expected no torchrun and no srun.",
             hint="Train single folds there: --set data.folds=5 --set data.fold=0",
         )
+    created: Sequence[Path] | None = None
     if resume is not None:
         folder = Path(resume)
         folds = int(json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["folds"])
         _refuse_to_guess(folder)
     else:
-        folder, _ = new_folder("folds", out)
+        folder, created = new_folder("folds", out)
         write_json(folder / SUMMARY, {"folds": folds})
-    runs = []
-    for fold in range(folds):
-        own, first = folder / f"fold-{fold + 1}", folder / "fold-1" / "recipe.toml"
-        try:
-            if (own / "recipe.toml").is_file():
-                run = train(resume=own, device=device, listener=listener)
-            elif fold:
-                other = {"data.fold": fold}
-                run = train(recipe.read(first), out=own, device=device, listener=listener, changes=other)
-            else:
-                all_changes = {**(changes or {}), "data.folds": folds, "data.fold": 0}
-                run = train(
-                    wanted, data=data, out=own, device=device, listener=listener, find_lr=find_lr, changes=all_changes
-                )
-        except Stopped as stopped:
-            stopped.hint = f"Go on with: residuum train --resume {shlex.quote(str(folder))}"
-            raise
-        runs.append(run)
+    of_the_first = {**(changes or {}), "data.folds": folds, "data.fold": 0}
+    begin = partial(train, wanted, data=data, device=device, listener=listener, find_lr=find_lr, changes=of_the_first)
+    with _taken_back_unless_begun(folder, created):
+        runs = [_trained(folder, fold, begin, device, listener) for fold in range(folds)]
     done = Folds(folder, tuple(runs))
     _write_predictions(done)
     issues = write_folds_report(folder, runs)
     done = replace(done, label_issues=None if issues is None else tuple(issues))
     write_json(folder / SUMMARY, done.as_dict())
     return done
+
+
+def _trained(folder: Path, fold: int, begin: Callable[..., Run], device: str, listener: Listener | None) -> Run:
+    """Returns the finished run of a fold: resumed where it was begun, `begin` where it is the first, and else as that
+    one was."""
+    own, first = folder / f"fold-{fold + 1}", folder / "fold-1" / "recipe.toml"
+    try:
+        if (own / "recipe.toml").is_file():
+            return train(resume=own, device=device, listener=listener)
+        if fold:
+            other = {"data.fold": fold}
+            return train(recipe_in(first.parent), out=own, device=device, listener=listener, changes=other)
+        return begin(out=own)
+    except Stopped as stopped:
+        if first.is_file():
+            stopped.hint = f"Go on with: residuum train --resume {shlex.quote(str(folder))}"
+        raise
+
+
+@contextlib.contextmanager
+def _taken_back_unless_begun(folder: Path, created: Sequence[Path] | None) -> Iterator[None]:
+    """Takes back the folder, as far as it was `created` now, where no first run comes about that could be resumed."""
+    try:
+        yield
+    except BaseException:
+        if created is not None and not (folder / "fold-1" / "recipe.toml").is_file():
+            (folder / SUMMARY).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # somebody else's files are in it
+                for place in created:
+                    place.rmdir()
+        raise
 
 
 def _refuse_to_guess(folder: Path) -> None:
@@ -145,33 +167,37 @@ def _refuse_to_guess(folder: Path) -> None:
 
 
 def _write_predictions(done: Folds) -> None:
-    """Writes out_of_fold.csv: `prob` is of the class that was predicted, `label_prob` of the one on the label.
+    """Writes out_of_fold.csv: `prob` is of the class that was predicted, `label_prob` of the one on the label. Where
+    answers may be "unknown", each by the threshold of its own network, it says whether they are.
 
     Where a picture may have several classes, they and their probabilities have | between them.
     """
     path = done.folder / PREDICTIONS
+    results = [run.result for run in done.runs]
+    may_be_unknown = any(isinstance(result, Result) and result.reliance.chosen for result in results)
     with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for number, run in enumerate(done.runs, start=1):
-            if isinstance(run.result, LabelResult):
-                writer.writerows((number, *row) for row in _rows_of_labels(run.result))
-                continue
-            assert run.result is not None
-            found = run.result.predictions
-            for row in range(len(found)):
-                label, guess = int(found.labels[row]), int(found.top[row, 0])
-                writer.writerow(
-                    (
-                        number,
-                        run.result.images.name(int(found.indices[row])),
-                        run.classes[label],
-                        run.classes[guess],
-                        round(float(found.probs[row, 0]), 6),
-                        round(math.exp(-float(found.losses[row])), 6),
-                        label == guess,
-                    )
-                )
+        writer.writerow((*COLUMNS, "unknown") if may_be_unknown else COLUMNS)
+        for number, result in enumerate(results, start=1):
+            assert result is not None
+            rows = _rows_of_labels(result) if isinstance(result, LabelResult) else _rows(result)
+            writer.writerows((number, *row) for row in rows)
+
+
+def _rows(result: Result) -> Iterator[tuple[object, ...]]:
+    """Yields the cells of a row after the first."""
+    found, classes, chosen = result.predictions, result.images.classes, result.reliance.chosen
+    for row in range(len(found)):
+        label, guess, prob = int(found.labels[row]), int(found.top[row, 0]), float(found.probs[row, 0])
+        yield (
+            result.images.name(int(found.indices[row])),
+            classes[label],
+            classes[guess],
+            round(prob, 6),
+            round(math.exp(-float(found.losses[row])), 6),
+            label == guess,
+            *(() if chosen is None else (prob < chosen.threshold,)),
+        )
 
 
 def _rows_of_labels(result: LabelResult) -> Iterator[tuple[object, ...]]:

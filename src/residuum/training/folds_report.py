@@ -18,6 +18,7 @@ from residuum.evaluation.report import duration
 from residuum.evaluation.report_sections import class_table, confusions, suspicious_labels
 from residuum.html import Html, Section
 from residuum.training.run import LabelResult, Result, Run
+from residuum.training.summary import as_list
 
 REPORT = "report.html"
 
@@ -50,7 +51,7 @@ def compose(runs: Sequence[Run], results: Sequence[Result], issues: Sequence[Lab
             f"{len(runs)} networks learnt to tell {len(runs[0].classes):,} classes apart, each from all pictures but "
             f"one part of them; every picture was then judged by the one that was not trained on it."
         ),
-        top=_tiles(runs, results, scores, issues),
+        top=html.join([_tiles(runs, results, scores, issues), _warnings(runs)]),
         foot="Written by residuum. This file needs no network and no other file.",
     )
 
@@ -76,14 +77,46 @@ def compose_of_labels(runs: Sequence[Run], results: Sequence[LabelResult]) -> st
             f"{len(runs)} networks learnt to say which of {len(runs[0].classes):,} classes a picture has, each from "
             "all pictures but one part of them; every picture was then judged by the one that was not trained on it."
         ),
-        top=html.tiles(tiles),
+        top=html.join([html.tiles(tiles), _warnings(runs)]),
         foot="Written by residuum. This file needs no network and no other file.",
     )
 
 
 def _next(runs: Sequence[Run], what: str) -> Section:
-    source = shlex.quote(runs[0].recipe.data.source)
-    return Section("What next", html.join([html.element("h3", what), html.code(f"residuum train --data {source}")]))
+    """The command that trains on all pictures as the folds were trained: recipe, network and weights."""
+    recipe = shlex.quote(str(runs[0].folder / "recipe.toml"))
+    command = f"residuum train --recipe {recipe} --set data.folds=0"
+    return Section("What next", html.join([html.element("h3", what), html.code(command)]))
+
+
+def _warnings(runs: Sequence[Run]) -> Html:
+    """What is to be known of the sets of all folds, each remark once."""
+    told = (warning for run in runs for warning in as_list(run.parts.record.get("warnings")))
+    return html.join(html.note(warning) for warning in dict.fromkeys(told))
+
+
+def answered(results: Sequence[Result]) -> tuple[float, float] | None:
+    """Returns how many of all pictures the networks of the folds answer, each by its own threshold, and how many of
+    these answers are right (0..1); None where no network has one."""
+    if not any(result.reliance.chosen for result in results):
+        return None
+    take = [
+        result.predictions.probs[:, 0] >= (result.reliance.chosen.threshold if result.reliance.chosen else 0.0)
+        for result in results
+    ]
+    right = sum(int(result.predictions.correct[taken].sum()) for result, taken in zip(results, take, strict=True))
+    count = sum(int(taken.sum()) for taken in take)
+    return count / sum(map(len, take)), right / count if count else 1.0
+
+
+def _unknown(runs: Sequence[Run], share: float, accuracy: float) -> Html:
+    said = (
+        f"Below its own threshold the answer of a network is \u201cunknown\u201d: they answer {100 * share:.1f} % of "
+        f"all pictures, and {100 * accuracy:.1f} % of the answers are right."
+    )
+    if runs[0].recipe.unknown_below == "auto":
+        said += " The pictures of a fold also chose its threshold: expect a little less on new pictures."
+    return html.paragraph(said)
 
 
 def _pooled(parts: Sequence[Predictions]) -> Predictions:
@@ -122,6 +155,9 @@ def _sections(
         f"all {scores.images:,} pictures of the folds, each by the network that was not trained on it; "
         f"{scores.top1:.1f} % are recognised"
     )
+    told = answered(results)
+    if told is not None:
+        yield Section("How many they answer", _unknown(runs, *told))
     yield Section("Suspicious labels", suspicious_labels(issues, judged))
     yield _next(runs, "Correct the labels that are wrong, then train on all pictures")
 

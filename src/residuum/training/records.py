@@ -1,4 +1,7 @@
-"""What a run writes down while it goes: metrics.jsonl (one object a line), metrics.csv, log.txt; and who listens."""
+"""What a run writes down while it goes: metrics.jsonl (one object a line), metrics.csv, log.txt; and who listens.
+
+Epochs count from 1 in all of them.
+"""
 
 from __future__ import annotations
 

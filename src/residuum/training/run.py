@@ -203,14 +203,14 @@ class Run:
             f"Step {self.step} had a {what} and was not applied. Its pictures: {', '.join(files[:_NAMED])}{more}."
         )
         self.records.write(
-            kind="not_applied", epoch=self.epoch, step=self.step, loss=loss, grad_norm=grad_norm, files=files
+            kind="not_applied", epoch=self.epoch + 1, step=self.step, loss=loss, grad_norm=grad_norm, files=files
         )
         if self.not_applied == IN_A_ROW:
             last = self.folder / "last"
             kept = f"; the last checkpoint before that is in {last}." if last.exists() else "."
             raise DivergedError(
                 f"The training loss or its gradient was not finite {IN_A_ROW} times in a row, up to step {self.step} "
-                f"(epoch {self.epoch}).",
+                f"(epoch {self.epoch + 1}).",
                 expected="Expected a finite loss; none of these steps was applied.",
                 hint=f"Lower the learning rate (--lr), or look at the pictures named above{kept}",
             )
@@ -239,10 +239,10 @@ class Run:
         )
 
     def report(self, loss: float, grad_norm: float, lr: float, images_per_s: float) -> None:
-        """Writes a step's record."""
+        """Writes a step's record; epochs count from 1, as people do, in records of any kind."""
         self.records.write(
             kind="step",
-            epoch=self.epoch,
+            epoch=self.epoch + 1,
             step=self.step,
             loss=loss,
             lr=lr,

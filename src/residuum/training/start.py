@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from residuum import hardware, recipe
+from residuum.data.identity import from_here, place_of
 from residuum.data.parts import ORDER, same_pictures
 from residuum.distributed import ALONE, World, launcher
 from residuum.errors import DataError, RecipeError, UsageError
@@ -20,6 +21,7 @@ from residuum.training.build import build
 from residuum.training.choose import choose_recipe
 from residuum.training.records import Listener
 from residuum.training.run import Run
+from residuum.training.seen import warn_if_seen
 from residuum.training.stop import Stop
 
 FIXED = (
@@ -44,6 +46,7 @@ def start(
         _write_environment(folder, device, None)
     stop.folder = folder
     run = build(wanted, folder, device, listener, stop=stop, world=world)
+    warn_if_seen(run)
     if world.is_main:
         write_text(folder / "recipe.toml", recipe.to_toml(run.recipe))
         write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
@@ -77,8 +80,8 @@ def resumed(
             expected="Expected a run folder, with recipe.toml.",
             hint="Start a new one: residuum train",
         )
-    before = world.from_main(lambda: recipe.read(folder / "recipe.toml"))
-    now = choose_recipe(before if wanted is None else wanted, data, changes)
+    before = world.from_main(lambda: recipe_in(folder))
+    now = _called_alike(before, choose_recipe(before if wanted is None else wanted, data, changes))
     if now.accumulate == 0 and world.restarts:  # memory decided in an earlier life
         now = replace(now, accumulate=before.accumulate)
     changed = _changes(before, now)
@@ -90,6 +93,7 @@ def resumed(
         return run
     stop.folder = folder
     run = build(now, folder, device, listener, stop=stop, world=world, fresh=False)
+    warn_if_seen(run)
     if not override:
         _refuse_other_pictures(run, world.from_main(lambda: json.loads((folder / "data.json").read_text("utf-8"))))
     found, word = world.from_main(lambda: checkpoint.read(folder))
@@ -110,6 +114,21 @@ def resumed(
         _write_environment(folder, device, run.precision)
     run.records.note(f"Resumed at epoch {run.epoch}, step {run.step}.")
     return run
+
+
+def recipe_in(folder: Path) -> Recipe:
+    """Returns the recipe of the run in `folder`, its set named by the place where it was, if what its recipe calls it
+    means another one in the current folder, or nothing."""
+    wanted, record = recipe.read(folder / "recipe.toml"), folder / "data.json"
+    place = json.loads(record.read_text("utf-8")).get("place") if record.is_file() else None
+    return replace(wanted, data=replace(wanted.data, source=from_here(wanted.data.source, place)))
+
+
+def _called_alike(before: Recipe, now: Recipe) -> Recipe:
+    """Returns `now` with its set called as `before`, where both lead to one place."""
+    own = before.data.source
+    same = place_of(own) is not None and place_of(now.data.source) == place_of(own)
+    return replace(now, data=replace(now.data, source=own)) if same else now
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

@@ -44,6 +44,7 @@ def write_summary(run: Run, result: Result | LabelResult, model: Network) -> Non
         scores=result.scores,
         predictions=result.predictions,
         reliance=result.reliance if isinstance(result, Result) else None,
+        threshold_chosen_here=result.part == "val" and run.recipe.unknown_below == "auto",
         model=run.recipe.model.name,
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         images=len(run.parts.train),
@@ -51,7 +52,7 @@ def write_summary(run: Run, result: Result | LabelResult, model: Network) -> Non
         seconds=run.seconds,
         records=run.records.history,
         recipe_toml=recipe.to_toml(run.recipe),
-        command=f"residuum train --recipe {shlex.quote(str(run.folder / 'recipe.toml'))}",
+        command=_again(run),
         class_counts=_mapping(record.get("counts")),
         data_facts={"source": record.get("source"), "kind": record.get("kind"), **_mapping(record.get("split"))},
         environment=hardware.describe(run.device),
@@ -88,8 +89,13 @@ def _label_commands(run: Run) -> dict[str, str]:
     source, bundle = shlex.quote(run.recipe.data.source), shlex.quote(str(run.folder / "best"))
     return {
         "All pictures in seconds, by those most like each": f"residuum check {source} --bundle {bundle}",
-        "All pictures, each by a network that was not trained on it": f"residuum train --data {source} --folds 5",
+        "All pictures, each by a network that was not trained on it": f"{_again(run)} --folds 5",
     }
+
+
+def _again(run: Run) -> str:
+    """Returns the command that trains as the run did: the same recipe, network, weights and pictures."""
+    return f"residuum train --recipe {shlex.quote(str(run.folder / 'recipe.toml'))}"
 
 
 def as_list(value: object) -> list[str]:

@@ -29,7 +29,7 @@ from residuum.recipe import Recipe
 from residuum.recipe import override as override_recipe
 from residuum.training import checkpoint
 from residuum.training.build import eval_loader
-from residuum.training.calibrated import calibrate_best
+from residuum.training.calibrated import calibration_of, complete_best
 from residuum.training.choose import choose, choose_recipe
 from residuum.training.embedded import embed_once
 from residuum.training.find_lr import LrSearch
@@ -77,7 +77,7 @@ def train(
         PeerError: another process of this run has failed.
     """
     changes = {**(changes or {}), **more}
-    _refuse_contradictions(resume, out, override, find_lr, changes)
+    refuse_contradictions(resume, out, override, find_lr, changes)
     stop = Stop()
     with joined() as world, listening(stop):
         place = hardware.choose_device(device, world.local_rank)
@@ -106,7 +106,7 @@ def train(
     return run
 
 
-def _refuse_contradictions(
+def refuse_contradictions(
     resume: str | Path | None, out: str | Path | None, override: bool, find_lr: bool, changes: Mapping[str, object]
 ) -> None:
     if find_lr and (resume is not None or {"lr", "optim.lr"} & changes.keys()):
@@ -150,7 +150,7 @@ def _begun(
     """Returns a new run and the folders that were created for it (None in a process that does not write), which are
     taken back where it cannot begin.
     """
-    world.from_main(lambda: _refuse_if_taken(out))  # before the long work
+    world.from_main(lambda: refuse_if_taken(out))  # before the long work
     wanted, reasons = world.from_main(lambda: choose(recipe, data, changes))
     search: LrSearch | None = None
     if find_lr:
@@ -198,10 +198,11 @@ def _earlier_life(
 def finish(run: Run) -> None:
     """Gives the weights that were kept a temperature, scores them on the part that decides, once, and writes everything
     that people read."""
+    _keep_if_nothing_is_kept(run)
     best = run.world.from_main(lambda: saved.load(run.folder / "best"))
     model = best.model.to(run.device).to(memory_format=torch.channels_last)  # in place
     one_class = best.thresholds is None  # of several, each has a threshold of its own, and there is no temperature
-    calibration = calibrate_best(run, model, best.calibration) if one_class else best.calibration
+    calibration = calibration_of(run, model) if one_class else best.calibration
     parts = {"test": run.parts.test, "val": run.parts.val, "train": run.parts.train}
     if run.recipe.data.folds:  # of which each decides on its own pictures
         parts = {"val": run.parts.val}
@@ -210,17 +211,27 @@ def finish(run: Run) -> None:
     result, table = _judged(run, best, calibration, loader, part, images)
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
     run.result = result
+    run.world.from_main(lambda: complete_best(run, calibration, result))
     if not run.world.is_main:
         return
     told = result.reliance.as_dict() if isinstance(result, Result) else {}
     write_json(run.folder / "scores.json", {"part": part, "seconds": run.seconds, **result.scores.as_dict(), **told})
     with (run.folder / "predictions.csv").open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        writer = csv.DictWriter(file, ["file", "label", "predicted", "prob", "correct"])
+        writer = csv.DictWriter(file, list(table[0]))
         writer.writeheader()
         writer.writerows(table)
     run.records.write_csv()
     run.sample = _sample(run, images)
     write_summary(run, run.result, model)
+
+
+def _keep_if_nothing_is_kept(run: Run) -> None:
+    """Makes the weights as they are the result of a run that ended before its recipe would have kept any: resumed with
+    fewer epochs than it had done."""
+    missing = run.world.from_main(lambda: not bundle.is_there(run.folder / "best"))
+    if missing or (run.val_loader is None and run.best_epoch < run.epoch):
+        run.best_epoch = run.epoch
+        run.save({}, best=True)
 
 
 def _judged(
@@ -233,7 +244,7 @@ def _judged(
         return LabelResult(part, found, said, images), multilabel.rows(said, images, found)
     tempered, below = Tempered(network, calibration.temperature), calibration.unknown_below
     scores, predictions, told = evaluate_both(tempered, loader, run.classes, world=run.world, unknown_below=below)
-    return Result(part, scores, predictions, images, told), rows(predictions, images, run.classes)
+    return Result(part, scores, predictions, images, told), rows(predictions, images, run.classes, below)
 
 
 def _announce(run: Run) -> None:
@@ -272,14 +283,14 @@ def new_folder(name: str, out: str | Path | None) -> tuple[Path, list[Path]]:
             return folder, [folder, *created]
         folder = Path(out)
         created = [place for place in (folder, *folder.parents) if not place.exists()]
-        _refuse_if_taken(folder)
+        refuse_if_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder, created
     except OSError as error:
         raise _unwritable(Path(out or "runs"), error) from error
 
 
-def _refuse_if_taken(out: str | Path | None) -> None:
+def refuse_if_taken(out: str | Path | None) -> None:
     """Refuses a run folder that holds something already; a file in its place is refused where it is made."""
     if out is None or not Path(out).is_dir() or not any(Path(out).iterdir()):
         return
