@@ -149,11 +149,11 @@ print(json.dumps({"entries": len(images), "after_mb": round(rss_mb(), 1), "peak_
 
 _EPOCHS = """
 import numpy, torch
-from residuum import hardware, recipe
+from residuum import memory, recipe
 from residuum.data.loading import TrainLoader
 from residuum.data.sources import open_parts
 from residuum.imaging import Preprocessing
-hardware.keep_freed_memory()
+memory.keep_freed()
 data = recipe.Data(source, img_size=side, resize_px=side, batch_size=64, val_fraction=0.0)
 parts = open_parts(data)
 look = Preprocessing("RGB", side, side, "bilinear", (0.5,) * 3, (0.5,) * 3)

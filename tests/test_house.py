@@ -11,8 +11,10 @@ import re
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import TypeGuard
 
 import pytest
 
@@ -46,8 +48,19 @@ def shown(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def over_python(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", [pytest.param(path, id=shown(path)) for path in paths])
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(text_of(path))
+
+
+def found_in(paths: list[Path], look: Callable[[Path], object]) -> dict[str, object]:
+    """Returns what is found in files, by their names; files in which nothing is are left out."""
+    return {shown(path): found for path in paths if (found := look(path))}
 
 
 def module_name(path: Path) -> str:
@@ -93,16 +106,15 @@ def may_import(importer: str, imported: str) -> bool:
     return own == other or FLOORS.get(own, 0) > FLOORS.get(other, 0)
 
 
-def wrong_doors(source: str, module: str, is_package: bool = False) -> list[str]:
-    found = imports(ast.parse(source), module, is_package)
+def wrong_doors(tree: ast.AST, module: str, is_package: bool = False) -> list[str]:
+    found = imports(tree, module, is_package)
     return sorted({name for name in found if not may_import(module, name)})
 
 
-@over_python(SOURCES)
-def test_no_door_leads_up_or_sideways(path: Path) -> None:
-    if path == PACKAGE / "__init__.py":
-        return  # names anything, lazily; that it imports nothing by itself is tested with `residuum --help`
-    assert wrong_doors(path.read_text("utf-8"), module_name(path), path.name == "__init__.py") == []
+def test_no_door_leads_up_or_sideways() -> None:
+    # names anything, lazily; that it imports nothing by itself is tested with `residuum --help`
+    files = [path for path in SOURCES if path != PACKAGE / "__init__.py"]
+    assert found_in(files, lambda path: wrong_doors(tree_of(path), module_name(path), path.name == "__init__.py")) == {}
 
 
 @pytest.mark.parametrize(
@@ -120,16 +132,17 @@ def test_no_door_leads_up_or_sideways(path: Path) -> None:
     ],
 )
 def test_the_floors_are_seen_wherever_an_import_hides(module: str, source: str, wrong: list[str]) -> None:
-    assert wrong_doors(source, module) == wrong
+    assert wrong_doors(ast.parse(source), module) == wrong
 
 
-@over_python(SOURCES)
-def test_the_package_is_asked_for_modules_and_not_for_its_lazy_names(path: Path) -> None:
-    asked = {
-        name.split(".")[1] for name in imports(ast.parse(path.read_text("utf-8")), module_name(path)) if "." in name
-    }
+def test_the_package_is_asked_for_modules_and_not_for_its_lazy_names() -> None:
+    """A lazy public name is a hidden door to any floor."""
     known = {file.stem for file in PACKAGE.iterdir()} | set(FLOORS) | {"__version__"}
-    assert asked <= known, "a lazy public name is a hidden door to any floor"
+
+    def lazy(path: Path) -> set[str]:
+        return {name.split(".")[1] for name in imports(tree_of(path), module_name(path)) if "." in name} - known
+
+    assert found_in(SOURCES, lazy) == {}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -147,24 +160,28 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert graph == {}
 
 
-@over_python(PYTHON)
-def test_every_file_says_what_it_is(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), "a module needs a docstring"
+def test_every_file_says_what_it_is() -> None:
+    assert found_in(PYTHON, lambda path: not ast.get_docstring(tree_of(path))) == {}
 
 
-@over_python(PYTHON)
-def test_only_the_command_line_prints_and_nobody_imports_everything(path: Path) -> None:
-    may_print = path.is_relative_to(PACKAGE / "cli") or path in BENCHMARKS
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert all(alias.name != "*" for alias in node.names), f"line {node.lineno}: names are imported one by one"
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and not may_print:
-            assert node.func.id != "print", f"line {node.lineno}: only the command line prints"
+def test_only_the_command_line_prints_and_nobody_imports_everything() -> None:
+    def wrong(path: Path) -> list[int]:
+        may_print = path.is_relative_to(PACKAGE / "cli") or path in BENCHMARKS
+        return [node.lineno for node in ast.walk(tree_of(path)) if is_star(node) or (is_print(node) and not may_print)]
+
+    assert found_in(PYTHON, wrong) == {}
 
 
-@over_python(SOURCES)
-def test_nothing_is_left_for_later(path: Path) -> None:
-    assert re.findall(r"\b(?:TODO|FIXME|XXX|HACK)\b", path.read_text("utf-8")) == []
+def is_star(node: ast.AST) -> TypeGuard[ast.ImportFrom]:
+    return isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+
+
+def is_print(node: ast.AST) -> TypeGuard[ast.Call]:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+
+
+def test_nothing_is_left_for_later() -> None:
+    assert found_in(SOURCES, lambda path: re.findall(r"\b(?:TODO|FIXME|XXX|HACK)\b", text_of(path))) == {}
 
 
 def test_files_are_called_after_what_they_hold() -> None:
@@ -186,7 +203,7 @@ def test_tests_mirror_the_rooms() -> None:
 
 
 def test_files_are_short() -> None:
-    lengths = {shown(path): len(path.read_text("utf-8").splitlines()) for path in PYTHON}
+    lengths = {shown(path): len(text_of(path).splitlines()) for path in PYTHON}
     long = {name: length for name, length in lengths.items() if length > MAX_FILE_LINES}
     assert {name: length for name, length in long.items() if name not in LONG_FILES} == {}
     assert LONG_FILES.keys() - long.keys() == set(), "an exception that is not needed any more"
@@ -195,7 +212,7 @@ def test_files_are_short() -> None:
 def test_functions_are_short() -> None:
     long = {}
     for path in PYTHON:
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 length = (node.end_lineno or node.lineno) - node.lineno + 1
                 if length > MAX_FUNCTION_LINES:
@@ -204,10 +221,11 @@ def test_functions_are_short() -> None:
     assert LONG_FUNCTIONS.keys() - long.keys() == set(), "an exception that is not needed any more"
 
 
-@pytest.mark.parametrize("path", [pytest.param(path, id=shown(path)) for path in TEXTS])
-def test_no_text_names_a_place_on_somebodys_machine(path: Path) -> None:
-    text = path.read_text("utf-8")
-    assert [line for line in text.splitlines() if MACHINE_PATH.search(line) and path != Path(__file__)] == []
+def test_no_text_names_a_place_on_somebodys_machine() -> None:
+    def places(path: Path) -> list[str]:
+        return [line for line in text_of(path).splitlines() if MACHINE_PATH.search(line)]
+
+    assert found_in([path for path in TEXTS if path != Path(__file__)], places) == {}
 
 
 def test_help_needs_neither_torch_nor_numpy() -> None:

@@ -1,22 +1,17 @@
-"""What the machine computes with: the device, the number format, and the memory allocator's manners.
-
-Source: glibc's mallopt(3) for `keep_freed_memory`.
-"""
+"""What the machine computes with: the device and the number format."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
-from residuum import software
+from residuum import memory, software
 from residuum.errors import UsageError
 from residuum.threads import cores
 
@@ -86,24 +81,9 @@ def autocast(precision: Literal["fp32", "bf16", "fp16"], device: torch.device) -
 
 def take(device: torch.device) -> None:
     """Makes `device` the one that this process computes on."""
-    keep_freed_memory()
+    memory.keep_freed()
     if device.type == "cuda":
         torch.cuda.set_device(device)
-
-
-def keep_freed_memory() -> None:
-    """Tells glibc to keep freed memory for the next step instead of giving it back to the kernel after each.
-
-    A training step on a CPU allocates and frees the same large blocks over and over; without this each is mapped,
-    zeroed and unmapped anew. Does nothing where the C library has no mallopt.
-    """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        trim_threshold, mmap_threshold = -1, -3
-        mallopt(mmap_threshold, 1 << 30)
-        mallopt(trim_threshold, (1 << 31) - 1)
 
 
 def describe(device: torch.device) -> dict[str, object]:

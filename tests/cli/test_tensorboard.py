@@ -28,6 +28,7 @@ def recorded(run: Path) -> list[dict[str, float]]:
     return [json.loads(text) for text in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_it_shows_every_number_of_a_run_that_was_stopped_and_went_on(
     say: Say, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from torch._dynamo.testing import CompileCounterWithBackend
 
 from residuum.recipe import Augment, Data, Model, PadCrop, Recipe, Sgd
 from residuum.training import optim
@@ -75,6 +74,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Stepped:
 
 def test_a_compiled_step_is_the_plain_one(plain: Stepped, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graphs that torch traces, forward and backward, called as they are; code is not generated for them."""
+    from torch._dynamo.testing import CompileCounterWithBackend  # takes seconds
+
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr("residuum.training.build.refuse_if_it_cannot", lambda *_: None)  # no code is generated
     counter = CompileCounterWithBackend("aot_eager")

@@ -18,10 +18,16 @@ from residuum.evaluation.plots import draw_lr_search
 from residuum.recipe import Recipe, Transfer
 from residuum.training import find_lr
 from residuum.training import train as training
-from residuum.training.find_lr import HIGHEST, LOWEST, STEPS, LrSearch
+from residuum.training.find_lr import HIGHEST, LOWEST, LrSearch
 from residuum.training.train import train
 
 CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(find_lr, "STEPS", 25)
+    return 25
 
 
 def test_the_choice_is_a_tenth_of_the_rate_with_the_lowest_average() -> None:
@@ -32,19 +38,20 @@ def test_the_choice_is_a_tenth_of_the_rate_with_the_lowest_average() -> None:
     assert "optim.lr = 0.001" in search.in_words()
 
 
-def test_the_rates_rise_evenly_until_the_loss_does(tiny: Recipe) -> None:
+def test_the_rates_rise_evenly_until_the_loss_does(tiny: Recipe, few_steps: int) -> None:
     wanted = recipe.override(tiny, {"accumulate": 1})
     found = find_lr.find_lr(wanted, CPU)
     steps = np.diff(np.log(found.rates))
     assert found.rates[0] == LOWEST
-    assert steps == pytest.approx([math.log(HIGHEST / LOWEST) / (STEPS - 1)] * len(steps))
-    assert len(found.rates) == len(found.losses) == len(found.averages) <= STEPS
+    assert steps == pytest.approx([math.log(HIGHEST / LOWEST) / (few_steps - 1)] * len(steps))
+    assert len(found.rates) == len(found.losses) == len(found.averages) <= few_steps
     assert LOWEST / 10 <= found.chosen <= HIGHEST / 10
     weights = 0.1 * 0.9 ** np.arange(len(found.losses))[::-1]  # of the last average, which is freed of its start
     assert found.averages[-1] == pytest.approx(np.dot(weights, found.losses) / weights.sum())
     assert find_lr.find_lr(wanted, CPU) == found
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_training_uses_it_and_says_so(tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "finish", lambda _: None)
     wanted = recipe.override(tiny, {"epochs": 1, "accumulate": 1})

@@ -7,9 +7,11 @@ part of 1,797 pictures, as scikit-learn ships it.
 from __future__ import annotations
 
 import colorsys
+import functools
 import re
 
 import numpy as np
+from numpy.typing import NDArray
 
 from residuum.data.parts import Found
 from residuum.data.sets import ResidentSet
@@ -24,13 +26,17 @@ _NOISE = 160
 
 def digits() -> Found:
     """Returns the 1,797 digits: grey, 8 x 8, their 0..16 scaled to 0..255."""
+    pixels, labels, classes = _digits()
+    return Found("digits", {"train": ResidentSet(pixels.copy(), labels.copy(), classes, "L", "digits")}, divided=False)
+
+
+@functools.cache  # reading its text takes a quarter of a second
+def _digits() -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
     from sklearn.datasets import load_digits  # heavy, and needed for this set only
 
     bunch = load_digits()
     pixels = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    classes = tuple(str(name) for name in bunch.target_names)
-    labels = np.asarray(bunch.target, dtype=np.int64)
-    return Found("digits", {"train": ResidentSet(pixels, labels, classes, "L", "digits")}, divided=False)
+    return pixels, np.asarray(bunch.target, dtype=np.int64), tuple(str(name) for name in bunch.target_names)
 
 
 def synthetic(source: str) -> Found:
