@@ -1,9 +1,10 @@
 """Measures what weights that others trained on CIFAR-10 are worth on other pictures, against random weights.
 
-    python benchmarks/transfer.py --weights resnet20.th --model resnet20_cifar --photos hymenoptera [--seeds 5]
+    python benchmarks/transfer.py --weights resnet20.th --model resnet20_cifar --photos hymenoptera [ARM ...]
 
-Two sets at 32 pixels: scikit-learn's digits, and the ants and bees of PyTorch's transfer-learning tutorial. Three arms:
-from scratch; fine-tuned, for as many updates of as many pictures; and a linear probe, which sees each picture once.
+Two sets at 32 pixels: scikit-learn's digits, and the ants and bees of PyTorch's transfer-learning tutorial. Budgets:
+from scratch and fine-tuned, for as many updates of as many pictures; and with every picture seen once, a linear probe
+and from scratch.
 Each arm's learning rate is the best of four on validation pictures, with a seed that is not measured; the test pictures
 are scored once, with the weights of the best epoch on the validation pictures. Writes docs/results/transfer.csv.
 """
@@ -24,14 +25,20 @@ from residuum.recipe import AdamW, Augment, Cosine, Data, Model, OneCycle, PadCr
 from residuum.training import train as training
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-ARMS = ("scratch", "fine-tuned", "probe")
-RATES = {"scratch": (0.03, 0.1, 0.3, 1.0), "fine-tuned": (0.01, 0.03, 0.1, 0.3), "probe": (3e-3, 1e-2, 3e-2, 1e-1)}
+ARMS = ("scratch", "fine-tuned", "scratch, once", "probe")
+RATES = {
+    "scratch": (0.03, 0.1, 0.3, 1.0),
+    "fine-tuned": (0.03, 0.1, 0.3, 1.0),
+    "scratch, once": (0.03, 0.1, 0.3, 1.0),
+    "probe": (1e-2, 3e-2, 1e-1, 3e-1),
+}
 TRIAL_SEED = 1000
 
 
 def main() -> None:
     """Measures both sets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {'; '.join(ARMS)} (default: all)")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--model", default="resnet20_cifar")
     parser.add_argument("--photos", required=True)
@@ -42,7 +49,7 @@ def main() -> None:
         bundle = Path(folder) / "bundle"
         convert(arguments.weights, arguments.model, bundle, CIFAR10)
         for name, recipe in sets(arguments.model, arguments.photos).items():
-            for arm in ARMS:
+            for arm in arguments.arms or ARMS:
                 measure(name, arm, as_arm(recipe, arm, bundle), Path(folder) / f"{name}-{arm}", arguments.seeds)
 
 
@@ -59,7 +66,8 @@ def sets(model: str, photos: str) -> dict[str, Recipe]:
 
 def as_arm(recipe: Recipe, arm: str, bundle: Path) -> Recipe:
     """Returns the recipe of an arm."""
-    if arm == "scratch":
+    if arm.startswith("scratch"):
+        recipe = replace(recipe, epochs=1) if arm == "scratch, once" else recipe
         return replace(recipe, optim=Sgd(nesterov=True, weight_decay=5e-4), schedule=OneCycle())
     started = replace(recipe, model=replace(recipe.model, weights=str(bundle)))
     if arm == "fine-tuned":
@@ -87,6 +95,7 @@ def measure(name: str, arm: str, recipe: Recipe, folder: Path, seeds: int) -> No
         scores = residuum.evaluate(run.folder / "best", split="test", device="cpu")
         write(
             "transfer.csv",
+            instead_of=("set", "arm", "model", "seed"),
             set=name,
             arm=arm,
             model=recipe.model.name,
