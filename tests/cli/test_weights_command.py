@@ -50,9 +50,8 @@ def test_the_list(say: Say) -> None:
     assert [line.split()[0] for line in lines] == list(WEIGHTS)
     words = next(line for line in lines if line.startswith("resnet50.imagenet1k_v2 ")).split()
     assert words[1:] == ["torchvision", "BSD-3-Clause", "103", "MB", "80.86", "%", "11ad3fa6", "-"]
-    unpinned = [line.split()[0] for line in lines if "not known, revision not pinned" in line]
-    assert unpinned == [card["name"] for card in listed.values() if card["repo"] and not card["revision"]]
-    assert len(unpinned) == 2
+    words = next(line for line in lines if line.startswith("resnet18.fb_swsl_ig1b_ft_in1k ")).split()
+    assert words[1:] == ["facebook", "CC-BY-NC-4.0", "47", "MB", "73.28", "%", "118f1556...", "-"]
 
 
 def test_training_starts_from_a_file_and_says_that_the_head_is_new(say: Say, file: Path) -> None:

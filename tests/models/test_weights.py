@@ -16,8 +16,9 @@ from residuum.models import MODELS, weights
 from residuum.models.weights import WEIGHTS, Weights, named, obtain
 from serving import Server, serving
 
-TORCHVISION = [card for card in WEIGHTS.values() if card.repo is None]
-HUB = [card for card in WEIGHTS.values() if card.repo is not None]
+TORCHVISION = [card for card in WEIGHTS.values() if card.publisher == "torchvision"]
+HUB = [card for card in WEIGHTS.values() if card.publisher == "timm"]
+FACEBOOK = [card for card in WEIGHTS.values() if card.publisher == "facebook"]
 ON_THE_HUB, PINNED = WEIGHTS["resnet50.a1_in1k"], "767268603ca0cb0bfe326fa87277f19c419566ef"
 
 
@@ -50,11 +51,11 @@ def test_every_twin_has_all_of_torchvisions_weights() -> None:
         assert named("imagenet", entry.name).url == newest.url
 
 
-@pytest.mark.parametrize("card", HUB, ids=lambda card: card.name)
+@pytest.mark.parametrize("card", HUB + FACEBOOK, ids=lambda card: card.name)
 def test_timm_says_the_same(card: Weights) -> None:
     models = pytest.importorskip("timm.models", reason="timm is not installed")
     theirs = models.get_pretrained_cfg(card.name)
-    assert card.repo == theirs.hf_hub_id
+    assert card.repo == theirs.hf_hub_id if card in HUB else card.url == theirs.url
     assert card.licence.lower() == theirs.license
     side_px = (theirs.test_input_size or theirs.input_size)[1]
     crop = theirs.test_crop_pct or theirs.crop_pct
@@ -104,13 +105,6 @@ def test_where_files_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert ON_THE_HUB.url.startswith("https://mirror.example/timm/")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "c"))
     assert ON_THE_HUB.cached == tmp_path / "c" / snapshot
-    open_ended = replace(ON_THE_HUB, revision=None)
-    assert open_ended.cached.parent.name == "main"
-    refs = tmp_path / "c/models--timm--resnet50.a1_in1k/refs"
-    refs.mkdir(parents=True)
-    (refs / "main").write_text("abc123\n")
-    assert open_ended.cached.parent.name == "abc123"
-    assert "/resolve/main/" in open_ended.url
 
 
 def test_huggingface_hub_keeps_them_there_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +128,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     with serving(b"the right bytes") as running:
         monkeypatch.setenv("HF_ENDPOINT", running.address)
         monkeypatch.setattr(weights, "_TORCHVISION", running.address)
+        monkeypatch.setattr(weights, "_FACEBOOK", running.address)
         yield running
 
 
@@ -193,19 +188,19 @@ def test_a_non_commercial_licence_is_asked_for(server: Server, monkeypatch: pyte
         obtain(card)
     assert server.asked == []
     monkeypatch.setenv(weights.ACCEPT_LICENCE, "1")
+    card = right(card, server)
     assert os.fspath(obtain(card)) == os.fspath(card.cached)
     for licence in ("Apache-2.0", "BSD-3-Clause", "unspecified", "MIT"):
         monkeypatch.delenv(weights.ACCEPT_LICENCE, raising=False)
         weights.check_licence("x", licence)
 
 
-def test_what_the_hub_holds_is_pinned_but_for_two() -> None:
-    assert [card.name for card in HUB if not card.is_pinned] == [
-        "resnet18.fb_swsl_ig1b_ft_in1k",
-        "resnet50.fb_swsl_ig1b_ft_in1k",
-    ]
-    assert all(f"/resolve/{card.revision or 'main'}/" in card.url for card in HUB)
-    assert all(card.is_pinned for card in TORCHVISION)
+def test_every_file_is_pinned() -> None:
+    """To a revision of the hub, or to an address whose name ends in the beginning of its hash."""
+    assert len(TORCHVISION) + len(HUB) + len(FACEBOOK) == len(WEIGHTS)
+    assert all(f"/resolve/{card.revision}/" in card.url and len(str(card.revision)) == 40 for card in HUB)
+    assert all(card.url.endswith(f"-{card.sha256[:8]}.pth") for card in TORCHVISION + FACEBOOK)
+    assert all(len(card.sha256) >= 8 for card in TORCHVISION + FACEBOOK)
 
 
 def test_a_file_of_which_no_hash_is_known_is_not_recognised(tmp_path: Path) -> None:

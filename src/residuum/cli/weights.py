@@ -2,7 +2,7 @@
 
 Accuracies are as published: on ImageNet's validation pictures, one crop, each with its own preprocessing. A file is
 checked against its SHA-256 (with ..., against the beginning of it that is published). Where that is not known, it is
-held to the names, shapes and types of its tensors; where the revision is not pinned, it is the newest there is.
+held to the names, shapes and types of its tensors.
 
 examples:
   residuum weights
@@ -36,7 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     rows = [
         [
             card.name,
-            "torchvision" if card.repo is None else f"huggingface {card.repo.split('/')[0]}",
+            card.publisher if card.repo is None else f"huggingface {card.publisher}",
             card.licence,
             f"{card.bytes_about / 1e6:.0f} MB",
             f"{card.top1:.2f} %",
@@ -51,6 +51,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checked_by(card: Weights) -> str:
-    """Returns in words what tells whether a file is the right one: its hash, as far as that is known, and revision."""
-    known = f"{card.sha256[:8] or 'not known'}{'...' if len(card.sha256) < 64 and card.sha256 else ''}"
-    return known if card.is_pinned else f"{known}, revision not pinned"
+    """Returns in words what tells whether a file is the right one: its hash, as far as that is known."""
+    return f"{card.sha256[:8] or 'not known'}{'...' if len(card.sha256) < 64 and card.sha256 else ''}"

@@ -1,11 +1,12 @@
 """The weights that are known by name: where each is, what it must be, under which licence, and how it was scored.
 
 Source: torchvision's weight enumerations (addresses, preprocessing, accuracy; the eight digits in a file's name are the
-    beginning of its SHA-256); timm's pretrained configurations and the models' cards on the Hugging Face hub.
+    beginning of its SHA-256, there and in Facebook's); timm's pretrained configurations and the models' cards on the
+    Hugging Face hub.
 Departures: `sha256` is whole where at least two independent publications of it agree with each other, or the hub's own
     page of the file gives it, and otherwise as much of its beginning as the publisher gives. Where it is empty nothing
-    is known of the hash, and where `revision` is None the repository's newest is taken: names, shapes and types of all
-    tensors are then what is checked. Revisions are those of the hub's own pages that list the file.
+    is known of the hash: names, shapes and types of all tensors are then what is checked. Revisions are those of the
+    hub's own pages that list the file.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ ACCEPT_LICENCE = "RESIDUUM_ACCEPT_LICENSE"
 
 _OR_ELSE = "start from random weights with --weights none"
 _TORCHVISION = "https://download.pytorch.org/models"
+_FACEBOOK = "https://dl.fbaipublicfiles.com/semiweaksupervision/model_files"
 
 
 @dataclass(frozen=True)
 class Weights:
     """Weights of the network `model`, called `name`.
 
-    `repo` is a repository of the Hugging Face hub, and None where `file` is torchvision's. `top1` is the published
+    `repo` is a repository of the Hugging Face hub and `revision` the commit in it; both are None where `publisher` has
+    `file` at an address of its own. `top1` is the published
     accuracy on ImageNet's validation pictures in percent, one crop, with `preprocessing`; `bytes_about` the size of the
     file.
     """
@@ -49,25 +52,21 @@ class Weights:
     preprocessing: Preprocessing
     bytes_about: int
     licence: str
+    publisher: Literal["torchvision", "facebook", "timm"] = "torchvision"
     repo: str | None = None
     revision: str | None = None
-
-    @property
-    def is_pinned(self) -> bool:
-        """Whether it is always the same file that is taken: torchvision's, or a revision of the repository."""
-        return self.repo is None or self.revision is not None
 
     @property
     def url(self) -> str:
         """Where the file is; $HF_ENDPOINT is honoured."""
         if self.repo is None:
-            return f"{_TORCHVISION}/{self.file}"
+            return f"{_FACEBOOK if self.publisher == 'facebook' else _TORCHVISION}/{self.file}"
         endpoint = (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-        return f"{endpoint}/{self.repo}/resolve/{self.revision or 'main'}/{self.file}"
+        return f"{endpoint}/{self.repo}/resolve/{self.revision}/{self.file}"
 
     @property
     def cached(self) -> Path:
-        """Where the file is kept, which is where torchvision or huggingface_hub keep it too."""
+        """Where the file is kept, which is where torch.hub or huggingface_hub keep it too."""
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser()
         if self.repo is None:
             torch_home = Path(os.environ.get("TORCH_HOME") or home / "torch").expanduser()
@@ -75,19 +74,11 @@ class Weights:
         hub = os.environ.get("HF_HUB_CACHE")
         folder = Path(hub) if hub else Path(os.environ.get("HF_HOME") or home / "huggingface") / "hub"
         repository = folder.expanduser() / f"models--{self.repo.replace('/', '--')}"
-        return repository / "snapshots" / (self.revision or _newest(repository)) / self.file
+        return repository / "snapshots" / str(self.revision) / self.file
 
     def as_dict(self) -> dict[str, Any]:
         """The card in JSON's types."""
         return {**asdict(self), "preprocessing": self.preprocessing.as_dict(), "url": self.url}
-
-
-def _newest(repository: Path) -> str:
-    """Returns the revision that huggingface_hub knows as the newest, or else the branch's name."""
-    try:
-        return (repository / "refs" / "main").read_text(encoding="ascii").strip() or "main"
-    except (OSError, UnicodeDecodeError):
-        return "main"
 
 
 def _preprocessing(
@@ -121,24 +112,24 @@ def _timm(model: str, revision: str, sha256: str, top1: float, bytes_about: int)
         preprocessing=_preprocessing(288, img_size=288, interpolation="bicubic"),
         bytes_about=bytes_about,
         licence="Apache-2.0",
+        publisher="timm",
         repo=f"timm/{model}.a1_in1k",
         revision=revision,
     )
 
 
-def _semi_weakly(model: str, top1: float, bytes_about: int) -> Weights:
-    """Returns the card of Facebook's weights from a billion pictures with hashtags (arXiv:1905.00546), as timm has
-    them."""
+def _semi_weakly(model: str, sha256: str, top1: float, bytes_about: int) -> Weights:
+    """Returns the card of Facebook's weights from a billion pictures with hashtags (arXiv:1905.00546)."""
     return Weights(
         name=f"{model}.fb_swsl_ig1b_ft_in1k",
         model=model,
-        file="model.safetensors",
-        sha256="",
+        file=f"semi_weakly_supervised_{model}-{sha256}.pth",
+        sha256=sha256,
         top1=top1,
         preprocessing=_preprocessing(256),
         bytes_about=bytes_about,
         licence="CC-BY-NC-4.0",
-        repo=f"timm/{model}.fb_swsl_ig1b_ft_in1k",
+        publisher="facebook",
     )
 
 
@@ -193,8 +184,8 @@ _KNOWN = (
         179_000_000,
     ),
     _timm("resnet152", "3f553c69c9d64f01c50dfb6462bdf2dad727ad23", "", 82.74, 241_000_000),
-    _semi_weakly("resnet18", 73.28, 47_000_000),
-    _semi_weakly("resnet50", 81.18, 102_000_000),
+    _semi_weakly("resnet18", "118f1556", 73.28, 47_000_000),
+    _semi_weakly("resnet50", "16a12f1b", 81.18, 102_000_000),
 )
 
 WEIGHTS: Mapping[str, Weights] = {card.name: card for card in _KNOWN}
