@@ -112,10 +112,10 @@ def test_a_hub_without_a_known_hash_is_held_to_names_and_shapes(
 ) -> None:
     name = "resnet18.a1_in1k"
     server.body = safetensors.torch.save({key: value for key, value in official.items() if key != "bn1.bias"})
-    monkeypatch.setitem(WEIGHTS, name, replace(WEIGHTS[name], sha256="", revision=None))  # type: ignore[arg-type]
+    monkeypatch.setitem(WEIGHTS, name, replace(WEIGHTS[name], sha256=""))  # type: ignore[arg-type]
     with pytest.raises(WeightsError, match=r"stem\.norm\.bias \(not in the weights\)"):
         create_model("resnet18", weights=name)
-    assert server.asked == [("/timm/resnet18.a1_in1k/resolve/main/model.safetensors", None)]
+    assert server.asked == [(f"/timm/{name}/resolve/{WEIGHTS[name].revision}/model.safetensors", None)]
 
 
 def tiny(**options: Any) -> Any:

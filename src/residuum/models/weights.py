@@ -205,7 +205,7 @@ def named(name: str, model: str) -> Weights:
     """
     own = of_model(model)
     if name == "imagenet":
-        official = [card for card in own if card.repo is None]
+        official = [card for card in own if card.publisher == "torchvision"]
         if not official:
             raise WeightsError(
                 f"There are no ImageNet weights for the network {model}.",

@@ -112,7 +112,7 @@ def weights_for(changes: Mapping[str, object], recipe: Recipe, *, download: bool
     options = sorted(key for key in changes if key.startswith("model.") and key != "model.name")
     if options:
         return "", [f"It starts from random weights: {options[0]} makes {model} another network than ImageNet's."]
-    if not any(card.repo is None for card in of_model(model)):
+    if not any(card.publisher == "torchvision" for card in of_model(model)):
         return "", [f"It starts from random weights: there are none of {model} for ImageNet."]
     try:
         if download or is_offline() or named("imagenet", model).cached.is_file():
