@@ -41,7 +41,7 @@ def too_sure() -> Collected:
     true = random.normal(size=(4000, 6)) * 2
     cumulated = softmax(true, axis=1).cumsum(axis=1)
     labels = (cumulated < random.random((4000, 1))).sum(axis=1).clip(max=5)
-    return Collected((3 * true).astype(np.float32), labels)
+    return Collected(np.arange(4000), (3 * true).astype(np.float32), labels)
 
 
 def ece(collected: Collected, temperatures: float | NDArray[np.float64]) -> float:
@@ -90,7 +90,7 @@ def test_a_threshold_may_be_given(too_sure: Collected, wanted: float, below: flo
 
 
 def test_a_few_pictures_choose_nothing_and_that_is_said(too_sure: Collected) -> None:
-    few = Collected(too_sure.logits[:20], too_sure.labels[:20])
+    few = Collected(*(column[:20] for column in (too_sure.indices, too_sure.logits, too_sure.labels)))
     found = fit(few, "auto")
     assert found.temperature == 1.0
     assert "cross_fitted" not in found.found

@@ -15,7 +15,7 @@ from residuum.data.cache_writer import write
 from residuum.errors import DataError, UsageError
 from residuum.evaluation.calibrate import calibrate
 from residuum.evaluation.knn import evaluate_knn
-from residuum.evaluation.origin import same_source, source_of, was_trained_on
+from residuum.evaluation.origin import same_source, source_of, trained_on
 from residuum.evaluation.trained import Evaluation, evaluate_in_full
 from residuum.models import saved
 from residuum.recipe import Recipe
@@ -73,7 +73,7 @@ def held_out(run: Run) -> list[str]:
 def test_by_another_path_it_is_the_same_set(run: Run, best: Path, home: Path, elsewhere: Path) -> None:
     (elsewhere / "link").symlink_to(home / "photos")
     for data in (str(home / "photos"), f"{home}/photos/", "link", "../elsewhere/link"):
-        assert was_trained_on(saved.load(best), data)
+        assert trained_on(saved.load(best).card, data)
         done = scored(best, data)
         assert names(done) == held_out(run)
         assert done.what == f"{data}, part test as in training"
@@ -95,7 +95,7 @@ def test_other_pictures_are_another_set(best: Path, home: Path, elsewhere: Path)
     """One picture less, and nothing is known of how it overlaps: it is scored whole, as it was asked for."""
     shutil.copytree(home / "photos", elsewhere / "photos")
     (elsewhere / "photos" / "2" / "0.png").unlink()
-    assert not was_trained_on(saved.load(best), "photos")  # although the recipe calls its own set so
+    assert not trained_on(saved.load(best).card, "photos")  # although the recipe calls its own set so
     done = scored(best, "photos")
     assert (len(done.images), done.what) == (65, "photos")
 
@@ -103,7 +103,7 @@ def test_other_pictures_are_another_set(best: Path, home: Path, elsewhere: Path)
 def test_a_cache_of_a_copy_is_the_same_set(run: Run, best: Path, home: Path, elsewhere: Path) -> None:
     shutil.copytree(home / "photos", elsewhere / "renamed")
     write("renamed", elsewhere / "cache", px=16)
-    assert was_trained_on(saved.load(best), str(elsewhere / "cache"))
+    assert trained_on(saved.load(best).card, str(elsewhere / "cache"))
     shutil.rmtree(elsewhere / "renamed")
     assert len(scored(best, "cache").images) == len(held_out(run))
 
@@ -139,9 +139,9 @@ def test_no_picture_is_opened_to_know_a_set(
     network = saved.load(best)
     for room in ("residuum.imaging.open_picture", "residuum.data.sources.resident_exact"):
         monkeypatch.setattr(room, lambda *_, **__: pytest.fail("a picture was opened"))
-    assert was_trained_on(network, "renamed")
-    assert not was_trained_on(network, str(elsewhere))
-    assert not was_trained_on(network, "nowhere")
+    assert trained_on(network.card, "renamed")
+    assert not trained_on(network.card, str(elsewhere))
+    assert not trained_on(network.card, "nowhere")
 
 
 def test_pictures_that_are_left_out_are_pictures_of_the_set(
@@ -161,7 +161,7 @@ def test_pictures_that_are_left_out_are_pictures_of_the_set(
     run = train(wanted, data=str(tmp_path / "set"), out=tmp_path / "run", device="cpu")
     (tmp_path / "set").rename(tmp_path / "renamed")
     assert len(run.skipped) == 1
-    assert was_trained_on(saved.load(run.folder / "best"), str(tmp_path / "renamed"))
+    assert trained_on(saved.load(run.folder / "best").card, str(tmp_path / "renamed"))
 
 
 @pytest.mark.parametrize("source", ["digits", "cifar10", "synthetic:60x3x8"])

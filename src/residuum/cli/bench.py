@@ -66,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--profile", action="store_true", help="for train: say where a step's time goes")
     flags.add_device(parser)
     add("-o", "--out", metavar="CSV", help="also add what was measured to this table, one row an arm")
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_offline(parser, "a set")
     flags.add_json(parser, "what was measured")
     flags.add_loudness(parser, "which arm is being measured")
     parser.set_defaults(device=None)

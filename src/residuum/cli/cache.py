@@ -41,10 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--interpolation", choices=("bilinear", "bicubic"), default="bilinear", metavar="KIND", help=text)
     text = "what | in a label of a table means: several classes, a letter of one, or auto: several if any has it"
     add("--labels", choices=("auto", "one", "several"), default="auto", metavar="auto|one|several", help=text)
-    text = "whether a picture that cannot be used ends it (default) or is noted, for training to skip"
-    add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
+    flags.add_on_bad_image(parser, "noted, for training to skip")
     flags.add_workers(parser)
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_offline(parser, "a set")
     flags.add_json(parser, "what was written")
     flags.add_loudness(parser, "how pictures are kept")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    flags.add_bundle(parser)
     text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: val, else test, else everything)")
@@ -36,12 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_unknown_below(parser, text)
     add("-o", "--out", metavar="BUNDLE", required=True, help="the folder to write, which must not be there")
     flags.add_precision(parser)
-    add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
+    flags.add_batch_size(parser, 256)
     flags.add_workers(parser)
-    text = "whether a picture that cannot be used ends it (default) or is left out and named"
-    add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
+    flags.add_on_bad_image(parser, "left out and named")
     flags.add_device(parser)
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_offline(parser, "a set")
     flags.add_json(parser, "what was chosen, and what it is worth")
     flags.add_loudness(parser, "what it is chosen with")
 

@@ -139,11 +139,11 @@ def _label_issues(
 ) -> list[LabelIssue]:
     from residuum.cli import progress
     from residuum.evaluation.label_check import neighbours_issues
-    from residuum.evaluation.origin import was_trained_on
+    from residuum.evaluation.origin import trained_on
 
     if checked.images - len(checked.unusable) < 2:
         return []  # which the check has said already
-    if was_trained_on(network, arguments.data) and not arguments.quiet:
+    if trained_on(network.card, arguments.data) and not arguments.quiet:
         console.note(
             f"The network in {arguments.bundle} was trained on these labels, and may repeat wrong ones that it "
             f"has learnt. By networks that were not trained on them: residuum train --data {arguments.data} --folds 5"

@@ -43,11 +43,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "keep the whole map of every channel instead of its mean: long vectors"
     add("--no-pool", dest="pooled", action="store_false", help=text)
     flags.add_precision(parser)
-    add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
+    flags.add_batch_size(parser, 256)
     flags.add_workers(parser)
     flags.add_device(parser)
     flags.add_accept_license(parser)
-    add("--offline", action="store_true", help="use no network: fail instead of downloading weights or a set")
+    flags.add_offline(parser, "weights or a set")
     flags.add_json(parser, "what was written")
     flags.add_loudness(parser, "what is embedded with")
 

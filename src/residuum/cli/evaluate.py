@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    flags.add_bundle(parser)
     text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
@@ -45,17 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "more networks of the same classes, whose probabilities are averaged with the first one's"
     add("--ensemble", nargs="+", default=[], metavar="BUNDLE", help=text)
     flags.add_precision(parser)
-    add("-b", "--batch-size", type=flags.whole_number(1), default=256, metavar="N", help="pictures at a time (256)")
+    flags.add_batch_size(parser, 256)
     flags.add_workers(parser)
     text = "score the vectors and not the classes: by the votes of the K most similar training pictures (20 is usual)"
     add("--knn", type=flags.whole_number(1), metavar="K", help=text)
     text = "the stage that --knn takes vectors from, from 1 (default: the last, as the classifier sees it)"
     add("--stage", type=flags.whole_number(1), metavar="N", help=text)
-    text = "whether a picture that cannot be used ends it (default) or is left out and named"
-    add("--on-bad-image", choices=("error", "skip"), default="error", metavar="error|skip", help=text)
+    flags.add_on_bad_image(parser, "left out and named")
     flags.add_device(parser)
     add("--csv", metavar="FILE", help="also write what was predicted for each picture, as a table")
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_offline(parser, "a set")
     flags.add_json(parser, "the scores")
     flags.add_loudness(parser, "what is evaluated")
 

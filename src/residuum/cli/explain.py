@@ -34,7 +34,7 @@ _FOLDER = "explained"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    flags.add_bundle(parser)
     add("paths", metavar="IMAGE", nargs="+", help="pictures, folders, or - for a picture on standard input")
     methods = ("grad-cam", "layer-cam", "occlusion")
     text = "how: grad-cam (default), layer-cam (sharp at early stages) or occlusion (slow, needs no gradients)"

@@ -33,6 +33,30 @@ def add_accept_license(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--accept-license", action="store_true", help=text)
 
 
+def add_bundle(parser: argparse.ArgumentParser) -> None:
+    """Adds the argument BUNDLE."""
+    parser.add_argument("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+
+
+def add_batch_size(parser: argparse.ArgumentParser, default: int) -> None:
+    """Adds `--batch-size` of a command that does not train."""
+    text = f"pictures at a time ({default})"
+    parser.add_argument("-b", "--batch-size", type=whole_number(1), default=default, metavar="N", help=text)
+
+
+def add_on_bad_image(parser: argparse.ArgumentParser, otherwise: str) -> None:
+    """Adds `--on-bad-image`; `otherwise` is what becomes of a bad picture that ends nothing."""
+    text = f"whether a picture that cannot be used ends it (default) or is {otherwise}"
+    choices = ("error", "skip")
+    parser.add_argument("--on-bad-image", choices=choices, default="error", metavar="error|skip", help=text)
+
+
+def add_offline(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds `--offline`; `what` would be downloaded otherwise."""
+    text = f"use no network: fail instead of downloading {what}"
+    parser.add_argument("--offline", action="store_true", help=text)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Adds `--device`."""
     text = "where to compute: cpu, cuda, cuda:1, mps (default: auto, which prefers a GPU)"

@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of this command."""
     add = parser.add_argument
-    add("bundle", metavar="BUNDLE", help="a trained network: the folder best/ of a run")
+    flags.add_bundle(parser)
     add("paths", metavar="PATH", nargs="+", help="pictures, folders, or - for a picture on standard input")
     add("--top", type=flags.whole_number(1), default=5, metavar="N", help="classes to name for each picture (5)")
     text = "the probability below which the answer is unknown (default and auto: the bundle's own; none: never)"
     flags.add_unknown_below(parser, text)
     flags.add_precision(parser)
-    add("-b", "--batch-size", type=flags.whole_number(1), default=32, metavar="N", help="pictures at a time (32)")
+    flags.add_batch_size(parser, 32)
     flags.add_workers(parser)
     flags.add_device(parser)
     add("--csv", metavar="FILE", help="also write the predictions as a table")

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "the laboratory's folder (default: runs/reproduce); for tables: the project's folder (default: this one)"
     add("-o", "--out", metavar="DIR", type=Path, help=text)
     flags.add_device(parser)
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set")
+    flags.add_offline(parser, "a set")
     flags.add_json(parser, "what was found (or the list)")
     flags.add_loudness(parser, "every step that is recorded")
     parser.set_defaults(device=None)

@@ -82,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_device(parser)
     add("--tensorboard", action="store_true", help="also write TensorBoard's event files, into RUN/tensorboard")
     add("--dry-run", action="store_true", help="print the recipe that would run, and leave; nothing is downloaded")
-    add("--offline", action="store_true", help="use no network: fail instead of downloading a set or weights")
+    flags.add_offline(parser, "a set or weights")
     flags.add_accept_license(parser)
     flags.add_json(parser, "the result (with --dry-run: the recipe)")
     flags.add_loudness(parser, "every step that is recorded")

@@ -75,11 +75,7 @@ def open_parts(data: recipe.Data) -> Parts:
         PictureError: a picture of a small set is bad, and `data.on_bad_image` is "error".
         NetworkError: the source must be downloaded and cannot be.
     """
-    found = find(data.source, data.labels)
-    if data.labels == "several":
-        refuse_one_class_each(found, data.source)
-    _check(found, data.source)
-    parts, split = divide(found, data)
+    found, parts, split = _divided(data)
     skipped: dict[str, str] = {}
     total = sum(map(len, parts.values()))
     loaded = {name: _load(part, data, skipped, total) for name, part in parts.items()}
@@ -107,9 +103,17 @@ def names_of(data: recipe.Data) -> dict[str, str]:
 
     Raises: what `open_parts` raises of the source and its division.
     """
+    found, parts, _ = _divided(data)
+    return digests(parts, _root(found, data.source))
+
+
+def _divided(data: recipe.Data) -> tuple[Found, dict[PartName, ImageSet], dict[str, object]]:
+    """Returns what the source holds, and what `divide` makes of it."""
     found = find(data.source, data.labels)
+    if data.labels == "several":
+        refuse_one_class_each(found, data.source)
     _check(found, data.source)
-    return digests(divide(found, data)[0], _root(found, data.source))
+    return found, *divide(found, data)
 
 
 def _root(found: Found, source: str) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -32,8 +31,8 @@ from residuum.data.verification import OnBadImage
 from residuum.distributed import ALONE, World, joined
 from residuum.errors import DataError, UsageError, WeightsError
 from residuum.evaluation import coverage, metrics
-from residuum.evaluation.evaluate import Batch, checked_logits, evaluating
-from residuum.evaluation.origin import reading_of, was_trained_on
+from residuum.evaluation.evaluate import Batch, asked_of_all, join
+from residuum.evaluation.origin import reading_of, trained_on
 from residuum.evaluation.temperature import FEWEST, confidence_and_losses, fit_temperature
 from residuum.evaluation.trained import Watch, as_they_come, pictures_of, refuse_unknown
 from residuum.models import saved
@@ -43,8 +42,10 @@ _HALVES_SEED = 0
 
 @dataclass(frozen=True)
 class Collected:
-    """What a network answered to pictures, before any temperature: `logits` float32 [N, K], `labels` int64 [N]."""
+    """What a network answered to pictures, before any temperature: `logits` float32 [N, K], `labels` int64 [N], and the
+    pictures' `indices` [N] in their set."""
 
+    indices: NDArray[np.int64]
     logits: NDArray[np.floating]
     labels: NDArray[np.int64]
 
@@ -74,22 +75,11 @@ def collect(
         DataError: there are no pictures, or the network does not tell as many classes apart.
         DivergedError: the network answers with numbers that are not finite.
     """
-    own: list[tuple[NDArray[np.int64], NDArray[np.floating], NDArray[np.int64]]] = []
-    with evaluating(model), torch.inference_mode():
-        for batch in batches:
-            with autocast():
-                answer = model(batch.images)
-            own.append((batch.indices, checked_logits(answer, batch, num_classes), batch.labels.cpu().numpy()))
-    parts = [part for parts_of_one in world.gather(own) for part in parts_of_one]
-    if not parts:
-        raise DataError(
-            "There are no pictures to calibrate on.",
-            expected="Expected a part of the set with at least one picture.",
-            hint="See what the set holds with: residuum check DATA",
-        )
-    indices, logits, labels = (np.concatenate([part[column] for part in parts]) for column in range(3))
-    _, order = np.unique(indices, return_index=True)  # a picture that two processes hold counts once
-    return Collected(logits[order], labels[order].astype(np.int64))
+    parts = asked_of_all(
+        model, lambda images: (model(images),), batches, num_classes,
+        lambda batch, logits: Collected(batch.indices, logits, batch.labels.cpu().numpy().astype(np.int64)), autocast, world,
+    )  # fmt: skip
+    return join(parts)
 
 
 def fit(collected: Collected, unknown_below: Threshold = "none") -> Calibration:
@@ -229,7 +219,7 @@ def _refuse_several(trained: saved.Saved, folder: Path) -> None:
 def _pictures(
     trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage
 ) -> tuple[ImageSet, str, dict[str, str]]:
-    if data is None or was_trained_on(trained, data):
+    if data is None or trained_on(trained.card, data):
         part = split or "val"
         if PART_NAMES.get(part.lower()) == "train":
             raise UsageError(

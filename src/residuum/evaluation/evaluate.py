@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +25,10 @@ from residuum.evaluation import metrics
 
 TOP = 5
 """How many of the best classes are kept of each picture, and counted by `top5`."""
+
+
+Kept = TypeVar("Kept")
+"""What is kept of a batch."""
 
 
 class Batch(Protocol):
@@ -41,6 +45,19 @@ class Batch(Protocol):
     @property
     def indices(self) -> NDArray[np.int64]:
         """The pictures' places in their set; [N]."""
+
+
+class _Arrays(Protocol):
+    """A dataclass of arrays of which each has a row for each picture."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """The pictures' places in their set; [N]."""
+
+
+Joined = TypeVar("Joined", bound=_Arrays)
 
 
 @dataclass(frozen=True)
@@ -184,32 +201,50 @@ def predict_each(
 
     Raises: what `evaluate` raises.
     """
-    parts: list[list[Predictions]] = []
+    together = asked_of_all(
+        model, answers, batches, len(classes), lambda batch, *ways: [_read_logits(logits, batch) for logits in ways],
+        autocast, world,
+    )  # fmt: skip
+    return [join(way) for way in zip(*together, strict=True)]
+
+
+def asked_of_all(
+    model: nn.Module,
+    answers: Callable[[Any], Sequence[Tensor]],
+    batches: Iterable[Batch],
+    num_classes: int,
+    keep: Callable[..., Kept],
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    world: World = ALONE,
+) -> list[Kept]:
+    """Returns what is kept of each batch of all processes, while `model` is in evaluation mode: what
+    `keep(batch, *logits)` makes of the arrays [N, K] that `answers` gives to its images.
+
+    Raises: what `evaluate` raises.
+    """
+    own: list[Kept] = []
     with evaluating(model), torch.inference_mode():
         for batch in batches:
             with autocast():
                 ways = answers(batch.images)
-            parts.append([_read_logits(checked_logits(logits, batch, len(classes)), batch) for logits in ways])
-    together = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    refuse_nothing(sum(len(part[0]) for part in together))
-    return [join(way) for way in zip(*together, strict=True)]
-
-
-def refuse_nothing(count: int) -> None:
-    """Raises DataError where there are no pictures to evaluate on."""
-    if not count:
+            own.append(keep(batch, *(_checked(logits, batch, num_classes) for logits in ways)))
+    kept = [each for of_one in world.gather(own) for each in of_one]
+    if not kept:
         raise DataError(
             "There are no pictures to evaluate on.",
             expected="Expected a part of the set with at least one picture.",
             hint="See what the set holds with: residuum check DATA",
         )
+    return kept
 
 
-def join(parts: Sequence[Predictions]) -> Predictions:
-    """Puts predictions of batches or processes together, in the set's order; a picture that two hold counts once."""
-    together = Predictions(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Predictions)))
-    _, order = np.unique(together.indices, return_index=True)
-    return Predictions(*(getattr(together, f.name)[order] for f in fields(Predictions)))
+def join(parts: Sequence[Joined]) -> Joined:
+    """Puts dataclasses of arrays [N, ...] of batches or processes together, in the order of their `indices`; a picture
+    that two hold counts once."""
+    kind = type(parts[0])
+    columns = {f.name: np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(kind)}
+    _, order = np.unique(columns["indices"], return_index=True)
+    return kind(**{name: column[order] for name, column in columns.items()})
 
 
 def score(predictions: Predictions, classes: Sequence[str]) -> Scores:
@@ -243,7 +278,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def checked_logits(answer: Tensor, batch: Batch, num_classes: int) -> NDArray[np.floating]:
+def _checked(answer: Tensor, batch: Batch, num_classes: int) -> NDArray[np.floating]:
     """Returns the network's answer to a batch as an array: float64 where it is that already, else float32; [N, K].
 
     Raises:

@@ -28,7 +28,7 @@ from residuum.evaluation import metrics, multilabel, neighbours
 from residuum.evaluation.embedding import Vectors, embed_all
 from residuum.evaluation.evaluate import TOP, Predictions, Scores, score
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
-from residuum.evaluation.origin import reading_of, was_trained_on
+from residuum.evaluation.origin import reading_of, trained_on
 from residuum.evaluation.precision_recall import HALF
 from residuum.evaluation.trained import Evaluation, Knn, Watch, as_they_come, pictures_of
 from residuum.models import saved
@@ -125,7 +125,7 @@ def _refuse(k: int, temperature: float, batch_size: int) -> None:
 
 def _parts(trained: saved.Saved, data: str | None, split: str | None, on_bad_image: OnBadImage) -> _Parts:
     """Returns the pictures whose classes are known, and those to classify; any classes, and not only the network's."""
-    if data is None or was_trained_on(trained, data):
+    if data is None or trained_on(trained.card, data):
         known, all_known, _ = pictures_of([trained], data, "train", on_bad_image)
         asked, what, skipped = pictures_of([trained], data, split, on_bad_image)
         return _checked(_Parts(known, asked, what, apart=what == all_known, skipped=skipped))

@@ -15,14 +15,13 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from residuum.data.labels import in_words
 from residuum.data.sets import ImageSet
 from residuum.distributed import ALONE, World
-from residuum.evaluation.evaluate import Batch, checked_logits, evaluating, refuse_nothing
+from residuum.evaluation.evaluate import Batch, asked_of_all, join
 from residuum.evaluation.precision_recall import average_precision, best_threshold, fractions
 
 Floats = NDArray[np.float64]
@@ -142,20 +141,11 @@ def evaluate(
 
     Raises: what `evaluate.evaluate` raises.
     """
-    parts: list[LabelPredictions] = []
-    with evaluating(model), torch.inference_mode():
-        for batch in batches:
-            with autocast():
-                answered = model(batch.images)
-            logits = checked_logits(answered, batch, len(classes))
-            parts.append(answers(batch.indices, batch.labels.cpu().numpy() > 0.5, logits))
-    parts = [part for parts_of_one in world.gather(parts) for part in parts_of_one]
-    refuse_nothing(sum(map(len, parts)))
-    together = LabelPredictions(
-        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(LabelPredictions))
-    )
-    _, order = np.unique(together.indices, return_index=True)  # a picture that two processes hold counts once
-    predictions = LabelPredictions(*(getattr(together, f.name)[order] for f in fields(LabelPredictions)))
+    parts = asked_of_all(
+        model, lambda images: (model(images),), batches, len(classes),
+        lambda batch, logits: answers(batch.indices, batch.labels.cpu().numpy() > 0.5, logits), autocast, world,
+    )  # fmt: skip
+    predictions = join(parts)
     return score(predictions, classes, thresholds), predictions
 
 

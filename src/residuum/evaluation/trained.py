@@ -24,7 +24,7 @@ from residuum.evaluation.evaluate import Batch, Predictions, Scores
 from residuum.evaluation.multilabel import LabelPredictions, LabelScores
 from residuum.evaluation.multilabel import evaluate as score_labels
 from residuum.evaluation.multilabel import rows as label_rows
-from residuum.evaluation.origin import AS_IN_TRAINING, chosen_on, reading_of, source_of, was_trained_on
+from residuum.evaluation.origin import AS_IN_TRAINING, chosen_on, reading_of, source_of, trained_on
 from residuum.evaluation.reliance import Reliance
 from residuum.evaluation.tempered import Tempered, evaluate_both
 from residuum.evaluation.views import Averaged, Kind, ViewLoader
@@ -258,7 +258,7 @@ def pictures_of(
 
     Where `data` is a set that one of the networks was trained on, they are what was held out then.
     """
-    owners = [network for network in networks if data is None or was_trained_on(network, data)]
+    owners = [network for network in networks if data is None or trained_on(network.card, data)]
     trained = owners[0] if owners else networks[0]
     if data is not None and not owners:
         reading, mode = reading_of(trained), trained.preprocessing.mode
@@ -297,7 +297,7 @@ def pictures_of(
         )
     for other in networks:
         alike = same_pictures(parts.record, other.card.get("data", {}), (name,))
-        if not alike and was_trained_on(other, own):
+        if not alike and trained_on(other.card, own):
             raise DataError(
                 f"The networks divided the set {own!r} in other ways: its part '{name}' is not the same for all.",
                 expected="Expected the same pictures: otherwise one may have been trained on what another held out.",

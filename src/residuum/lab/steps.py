@@ -9,13 +9,12 @@ import json
 import math
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from residuum import recipe
+from residuum import memory, recipe
 from residuum.errors import ResourceError
 from residuum.models import create_model
 from residuum.training import optim
@@ -56,13 +55,7 @@ def take(network: str, batch_size: int, steps: int) -> dict[str, Any]:
         optimizer.zero_grad()
         value = float(loss.detach())
         losses.append(value if math.isfinite(value) else None)
-    return {"losses": losses, "peak_bytes": _peak_bytes()}
-
-
-def _peak_bytes() -> int | None:
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), None)
+    return {"losses": losses, "peak_bytes": memory.peak_bytes()}
 
 
 if __name__ == "__main__":
