@@ -42,11 +42,59 @@ class Parts:
     record: dict[str, object]
 
     @property
+    def by_name(self) -> dict[PartName, ImageSet]:
+        """The parts that there are, the training pictures first."""
+        parts: dict[PartName, ImageSet | None] = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @property
+    def deciding(self) -> PartName:
+        """The part that decides how good a network is: test, else val, else train."""
+        return next(name for name in reversed(ORDER) if name in self.by_name)
+
+    @property
     def total(self) -> int:
         """The pictures of all parts, and those that were left out when a small set was read."""
-        skipped = self.record.get("skipped")
-        left_out = len(skipped) if isinstance(skipped, dict) else 0
-        return left_out + sum(len(part) for part in (self.train, self.val, self.test) if part is not None)
+        return len(self.skipped) + sum(map(len, self.by_name.values()))
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Why each picture was left out when a small set was read, by name."""
+        return _mapping(self.record.get("skipped"))
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences about the set for people."""
+        said = self.record.get("warnings")
+        return [str(each) for each in said] if isinstance(said, list) else []
+
+    @property
+    def ignored(self) -> dict[str, str]:
+        """Files that are no pictures of the set, kind by kind -> why."""
+        left_out = {}
+        for extension, found in self._kinds_ignored.items():
+            examples = ", ".join(found["examples"][:3])
+            left_out[f"{found['count']} {extension or 'nameless'} ({examples})"] = str(found["reason"])
+        return left_out
+
+    def ignored_in_words(self) -> list[str]:
+        """Returns a sentence for each kind of file that is no picture of the set, and that no warning names already."""
+        told = [
+            any(found["examples"][0] in warning for warning in self.warnings) for found in self._kinds_ignored.values()
+        ]
+        return [
+            f"Ignored {name}: {reason}."
+            for (name, reason), known in zip(self.ignored.items(), told, strict=True)
+            if not known
+        ]
+
+    @property
+    def _kinds_ignored(self) -> dict[str, Any]:
+        return _mapping(self.record.get("ignored"))
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def same_pictures(record: Mapping[str, Any], other: Mapping[str, Any], names: Iterable[str]) -> bool:

@@ -29,7 +29,7 @@ from residuum.data.sets import ImageSet
 from residuum.data.sources import find, open_single, part_name
 from residuum.data.verification import OnBadImage
 from residuum.distributed import ALONE, World, joined
-from residuum.errors import DataError, UsageError, WeightsError
+from residuum.errors import UsageError, WeightsError
 from residuum.evaluation import coverage, metrics
 from residuum.evaluation.evaluate import Batch, asked_of_all, join
 from residuum.evaluation.origin import reading_of, trained_on
@@ -77,7 +77,8 @@ def collect(
     """
     parts = asked_of_all(
         model, lambda images: (model(images),), batches, num_classes,
-        lambda batch, logits: Collected(batch.indices, logits, batch.labels.cpu().numpy().astype(np.int64)), autocast, world,
+        lambda batch, logits: Collected(batch.indices, logits, batch.labels.cpu().numpy().astype(np.int64)),
+        autocast, world,
     )  # fmt: skip
     return join(parts)
 

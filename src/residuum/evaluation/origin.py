@@ -45,8 +45,8 @@ def same_source(data: str, own: str) -> bool:
 
 
 def trained_on(card: Card, data: str) -> bool:
-    """Whether a bundle with this card was trained on `data`, or on a cache or a copy of it, be that there or not; no picture is
-    opened."""
+    """Whether a bundle with this card was trained on `data`, or on a cache or a copy of it, be that there or not; no
+    picture is opened."""
     record: Any = card.get("data", {})
     source, place = str(record.get("source", "")), record.get("place")
     known = (from_here(source, place), place, record.get("made_of", {}).get("source"))

@@ -273,16 +273,14 @@ def pictures_of(
         )
     changes = {"data.source": own, "data.on_bad_image": on_bad_image}
     parts = open_parts(recipe.override(recipe.from_dict(trained.card["recipe"]), changes).data)
-    by_name = {"test": parts.test, "val": parts.val, "train": parts.train}
-    present = {name: part for name, part in by_name.items() if part is not None}
-    name = next(iter(present)) if split is None else PART_NAMES.get(split.lower(), split)
-    if name not in present:
+    name = parts.deciding if split is None else PART_NAMES.get(split.lower())
+    if name is None or name not in parts.by_name:
         raise DataError(
             f"The set that the model was trained on has no part {split!r}.",
-            expected=f"It has {', '.join(present)}.",
+            expected=f"It has {', '.join(parts.by_name)}.",
             hint="Leave out --split, or name another set with --data.",
         )
-    images = present[name]
+    images = parts.by_name[name]
     if images.classes != trained.classes:
         raise DataError(
             f"The set {own!r} has other classes now: {', '.join(images.classes[:10])}.",
@@ -303,8 +301,7 @@ def pictures_of(
                 expected="Expected the same pictures: otherwise one may have been trained on what another held out.",
                 hint="Train them with one data.split_seed, or name pictures that are new to all: --data DATA",
             )
-    left_out = parts.record.get("skipped")
-    return images, f"{own}, part {name} {AS_IN_TRAINING}", dict(left_out) if isinstance(left_out, dict) else {}
+    return images, f"{own}, part {name} {AS_IN_TRAINING}", dict(parts.skipped)
 
 
 def _mean_thresholds(networks: Sequence[saved.Saved]) -> list[float]:

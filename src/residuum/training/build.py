@@ -276,12 +276,10 @@ def _look_if_new(
 
 
 def _verify(parts: Parts, wanted: recipe.Recipe) -> dict[str, str]:
-    known = parts.record.get("skipped")
-    skipped: dict[str, str] = dict(known) if isinstance(known, dict) else {}
-    for part in (parts.train, parts.val, parts.test):
-        if part is not None:
-            skipped |= verify(part, wanted.data.on_bad_image, parts.total)
-            refuse_if_many_bad(skipped, parts.total)
+    skipped = dict(parts.skipped)
+    for part in parts.by_name.values():
+        skipped |= verify(part, wanted.data.on_bad_image, parts.total)
+        refuse_if_many_bad(skipped, parts.total)
     return skipped
 
 

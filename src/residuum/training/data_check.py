@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 
 from residuum.data.check import Checked, examined
-from residuum.data.parts import ORDER, PartName
 from residuum.data.sets import ImageSet, ResidentSet, opened, sampled
 from residuum.data.survey import Survey, survey
 from residuum.errors import PictureError, ResiduumError
@@ -27,7 +26,7 @@ _SAMPLE = 8  # pictures of a part whose sizes are looked at
 
 def check_of(run: Run) -> tuple[Checked, str]:
     """Returns what is odd about the pictures of a run, and why none of them was read for that, or nothing."""
-    parts = {name: images for name in ORDER if (images := _part(run, name)) is not None}
+    parts = run.parts.by_name
     source = run.recipe.data.source
     read = run.parts.total <= CHECKED_PICTURES and sum(map(_pixels, parts.values())) <= CHECKED_PIXELS
     found = Survey("", {}, (), {}, divided=False)
@@ -41,10 +40,6 @@ def check_of(run: Run) -> tuple[Checked, str]:
         f"and which are copies, is found by: residuum check {shlex.quote(source)}"
     )
     return examined(source, own, read=read), "" if read else said
-
-
-def _part(run: Run, name: PartName) -> ImageSet | None:
-    return {"train": run.parts.train, "val": run.parts.val, "test": run.parts.test}[name]
 
 
 def _pixels(images: ImageSet) -> float:

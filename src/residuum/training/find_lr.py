@@ -20,7 +20,6 @@ import torch
 from residuum.data.loading import Batch
 from residuum.distributed import ALONE, World
 from residuum.errors import DivergedError
-from residuum.evaluation.plots import draw_lr_search
 from residuum.recipe import Recipe
 from residuum.training import optim
 from residuum.training.build import build
@@ -61,6 +60,8 @@ class LrSearch:
 
     def write(self, folder: Path) -> None:
         """Writes lr_search.csv and plots/lr_search.png into a run folder."""
+        from residuum.evaluation.plots import draw_lr_search  # matplotlib, which other runs need at their end only
+
         with (folder / "lr_search.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(("lr", "loss", "average"))

@@ -18,7 +18,6 @@ from residuum.evaluation.report import duration
 from residuum.evaluation.report_sections import class_table, confusions, suspicious_labels
 from residuum.html import Html, Section
 from residuum.training.run import LabelResult, Result, Run
-from residuum.training.summary import as_list
 
 REPORT = "report.html"
 
@@ -91,7 +90,7 @@ def _next(runs: Sequence[Run], what: str) -> Section:
 
 def _warnings(runs: Sequence[Run]) -> Html:
     """What is to be known of the sets of all folds, each remark once."""
-    told = (warning for run in runs for warning in as_list(run.parts.record.get("warnings")))
+    told = (warning for run in runs for warning in run.parts.warnings)
     return html.join(html.note(warning) for warning in dict.fromkeys(told))
 
 

@@ -18,11 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from residuum.training.eager import Eager
+
 _STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic iteration of the source, tuned for a steep start
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(Eager):
     """Groups with `orthogonal=True` are Muon's, the others SGD's; both with Nesterov momentum and weight decay.
 
     In Muon's groups the decay is decoupled (`w -= lr * weight_decay * w`), in SGD's it is part of the gradient.

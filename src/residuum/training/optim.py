@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from residuum import recipe
 from residuum.models.layers import Network
+from residuum.training.eager import SGD, AdamW
 from residuum.training.muon import Muon
 from residuum.training.transfer import parts_of
 
@@ -40,8 +41,8 @@ def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
     if isinstance(optim, recipe.Sgd):
         nesterov = optim.nesterov and optim.momentum > 0  # without momentum it is the same step, and torch refuses it
-        return torch.optim.SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=fused)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
+        return SGD(groups, lr=optim.lr, momentum=optim.momentum, nesterov=nesterov, fused=fused)
+    return AdamW(groups, lr=optim.lr, betas=(optim.beta1, optim.beta2), fused=fused)
 
 
 def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:

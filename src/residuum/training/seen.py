@@ -15,10 +15,9 @@ from residuum.userpath import expanded
 
 def warn_if_seen(run: Run) -> None:
     """Adds a warning to those of the set, which the log, the report and the terminal show."""
-    warnings = run.parts.record["warnings"]
     word = run.world.from_main(lambda: _word(run))
-    if word and isinstance(warnings, list):
-        run.parts.record["warnings"] = [*warnings, word]
+    if word:
+        run.parts.record["warnings"] = [*run.parts.warnings, word]
 
 
 def _word(run: Run) -> str:

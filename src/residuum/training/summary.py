@@ -63,9 +63,9 @@ def write_summary(run: Run, result: Result | LabelResult, model: Network) -> Non
         },
         training_pictures=_as_the_network_sees_them(run),
         mistakes=_shown(run, result, model),
-        warnings=[*as_list(record.get("warnings")), *warnings],
+        warnings=[*run.parts.warnings, *warnings],
         skipped=run.skipped,
-        ignored=_ignored(record),
+        ignored=run.parts.ignored,
         checked=checked,
         unread=unread,
         label_issues=issues,
@@ -96,32 +96,6 @@ def _label_commands(run: Run) -> dict[str, str]:
 def _again(run: Run) -> str:
     """Returns the command that trains as the run did: the same recipe, network, weights and pictures."""
     return f"residuum train --recipe {shlex.quote(str(run.folder / 'recipe.toml'))}"
-
-
-def as_list(value: object) -> list[str]:
-    """Returns a record's list of sentences; nothing is an empty one."""
-    return [str(item) for item in value] if isinstance(value, Sequence) and not isinstance(value, str) else []
-
-
-def ignored_in_words(record: Mapping[str, object]) -> list[str]:
-    """Returns a sentence for each kind of file that is no picture of the set, and that no warning names already."""
-    warnings = as_list(record.get("warnings"))
-    kinds = _mapping(record.get("ignored")).values()
-    told = [any(found["examples"][0] in warning for warning in warnings) for found in kinds]
-    return [
-        f"Ignored {name}: {reason}."
-        for (name, reason), known in zip(_ignored(record).items(), told, strict=True)
-        if not known
-    ]
-
-
-def _ignored(record: Mapping[str, object]) -> dict[str, str]:
-    """Returns what was left out, kind by kind -> why."""
-    left_out = {}
-    for extension, found in _mapping(record.get("ignored")).items():
-        examples = ", ".join(found["examples"][:3])
-        left_out[f"{found['count']} {extension or 'nameless'} ({examples})"] = str(found["reason"])
-    return left_out
 
 
 def _mapping(value: object) -> dict[str, Any]:

@@ -39,7 +39,6 @@ from residuum.training.records import Listener
 from residuum.training.run import LabelResult, Result, Run
 from residuum.training.start import resumed, start, write_json
 from residuum.training.stop import Stop, listening
-from residuum.training.summary import as_list, ignored_in_words, write_summary
 
 SAMPLES = 5
 """How many held-out pictures are left in `samples/` to try `residuum predict` on, where they are no files already."""
@@ -203,10 +202,8 @@ def finish(run: Run) -> None:
     model = best.model.to(run.device).to(memory_format=torch.channels_last)  # in place
     one_class = best.thresholds is None  # of several, each has a threshold of its own, and there is no temperature
     calibration = calibration_of(run, model) if one_class else best.calibration
-    parts = {"test": run.parts.test, "val": run.parts.val, "train": run.parts.train}
-    if run.recipe.data.folds:  # of which each decides on its own pictures
-        parts = {"val": run.parts.val}
-    part, images = next((name, images) for name, images in parts.items() if images is not None)
+    part = "val" if run.recipe.data.folds else run.parts.deciding  # a fold decides on its own pictures
+    images = run.parts.by_name[part]
     loader = eval_loader(images, run.recipe, run.preprocessing, run.device, run.parts.total, run.world)
     result, table = _judged(run, best, calibration, loader, part, images)
     run.note_skipped(run.train_loader.skipped | loader.skipped | (run.val_loader.skipped if run.val_loader else {}))
@@ -222,6 +219,8 @@ def finish(run: Run) -> None:
         writer.writerows(table)
     run.records.write_csv()
     run.sample = _sample(run, images)
+    from residuum.training.summary import write_summary  # matplotlib, which no run needs before its end
+
     write_summary(run, run.result, model)
 
 
@@ -249,8 +248,7 @@ def _judged(
 
 def _announce(run: Run) -> None:
     """Tells the log and the listener what is about to be trained on what."""
-    parts = {"train": run.parts.train, "val": run.parts.val, "test": run.parts.test}
-    for warning in (*as_list(run.parts.record.get("warnings")), *ignored_in_words(run.parts.record)):
+    for warning in (*run.parts.warnings, *run.parts.ignored_in_words()):
         run.records.note(warning)
     for name, reason in run.skipped.items():
         run.records.note(f"Skipped {name}: {reason}.")
@@ -261,7 +259,7 @@ def _announce(run: Run) -> None:
         parameters=sum(parameter.numel() for parameter in run.model.parameters()),
         source=run.recipe.data.source,
         classes=len(run.classes),
-        images={name: len(part) for name, part in parts.items() if part is not None},
+        images={name: len(part) for name, part in run.parts.by_name.items()},
         img_size=run.preprocessing.img_size,
         device=str(run.device),
         precision=run.precision,
