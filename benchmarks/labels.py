@@ -29,7 +29,7 @@ from residuum.evaluation.label_check import neighbours_issues
 from residuum.evaluation.label_issues import LabelIssue
 from residuum.models import saved
 from residuum.models.convert import convert
-from residuum.training import train as training
+from residuum.training import summary
 from residuum.training.folds import cross_validate
 
 SHARES = (0.02, 0.05)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=12)
     arguments = parser.parse_args()
-    training.write_summary = lambda *_: None  # a report of each fold is not what is measured
+    summary.write_summary = lambda *_: None  # a report of each fold is not what is measured
     with tempfile.TemporaryDirectory() as folder:
         foreign = None
         if arguments.weights is not None:

@@ -24,7 +24,7 @@ from sklearn.datasets import load_digits
 import residuum
 from residuum.evaluation import multilabel
 from residuum.recipe import Augment, Data, Model, OneCycle, PadCrop, Recipe, Sgd
-from residuum.training import train as training
+from residuum.training import summary
 from residuum.training.run import LabelResult
 
 PICTURES = {"train": 1500, "val": 400, "test": 1000}
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    training.write_summary = lambda *_: None  # a report of each run is not what is measured
+    summary.write_summary = lambda *_: None  # a report of each run is not what is measured
     with tempfile.TemporaryDirectory() as folder:
         tables = {arm: draw(Path(folder) / arm, uneven=arm.startswith("uneven")) for arm in ARMS}
         for seed in range(arguments.seeds):

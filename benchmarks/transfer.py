@@ -22,7 +22,7 @@ from measure import write
 import residuum
 from residuum.models.convert import convert
 from residuum.recipe import AdamW, Augment, Cosine, Data, Model, OneCycle, PadCrop, Recipe, Sgd, Transfer
-from residuum.training import train as training
+from residuum.training import summary
 
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ARMS = ("scratch", "fine-tuned", "scratch, once", "probe")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--photos", required=True)
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
-    training.write_summary = lambda *_: None  # a report of each run is not what is measured
+    summary.write_summary = lambda *_: None  # a report of each run is not what is measured
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "bundle"
         convert(arguments.weights, arguments.model, bundle, CIFAR10)

@@ -250,7 +250,7 @@ def signals(folder: Path) -> Iterator[bool]:
 def _train_slowly(run: Path, phase: str, ready: mmap.mmap) -> None:
     """Trains, and takes its time in one phase, from whose beginning on the flag is up."""
     from residuum.training import build as building
-    from residuum.training import train as training
+    from residuum.training import summary
 
     def dawdle(seconds: float) -> None:
         ready[0] = 1
@@ -279,7 +279,7 @@ def _train_slowly(run: Path, phase: str, ready: mmap.mmap) -> None:
     elif phase == "evaluation":
         Run.until_stopped = _slow_batches(Run.until_stopped, dawdle)  # type: ignore[method-assign]
     else:
-        training.write_summary = slowed(training.write_summary, 60)  # type: ignore[attr-defined]
+        summary.write_summary = slowed(summary.write_summary, 60)
     recipe = run.with_suffix(".toml")
     recipe.write_text(to_toml(TINY))
     os._exit(command(["train", "-q", "--recipe", str(recipe), "--out", str(run), "--device", "cpu"]))

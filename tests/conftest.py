@@ -94,7 +94,7 @@ def class_folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares a run the second that its drawings and its report take."""
-    monkeypatch.setattr("residuum.training.train.write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -114,7 +114,8 @@ def test_processes_collect_the_same_and_count_nothing_twice() -> None:
             return [item, other]
 
     other: object = [
-        (batch.indices, model(batch.images).detach().numpy(), batch.labels.numpy()) for batch in batches([1, 3, 4, 5])
+        Collected(batch.indices, model(batch.images).detach().numpy(), batch.labels.numpy())
+        for batch in batches([1, 3, 4, 5])
     ]
     whole = collect(model, batches(list(range(10))), 4)
     shared = collect(model, batches([9, 8, 7, 6, 5, 4, 2, 0]), 4, world=Two())

@@ -19,7 +19,6 @@ from residuum.evaluation.origin import same_source, source_of, trained_on
 from residuum.evaluation.trained import Evaluation, evaluate_in_full
 from residuum.models import saved
 from residuum.recipe import Recipe
-from residuum.training import train as training
 from residuum.training.run import Run
 from residuum.training.train import train
 
@@ -38,7 +37,7 @@ def run(tiny: Recipe, home: Path, tmp_path_factory: pytest.TempPathFactory) -> R
     out = tmp_path_factory.mktemp("runs") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(home)
-        patch.setattr(training, "write_summary", lambda *_: None)
+        patch.setattr("residuum.training.summary.write_summary", lambda *_: None)
         return train(replace(tiny, epochs=1), data="photos", out=out, device="cpu")
 
 
@@ -150,7 +149,7 @@ def test_pictures_that_are_left_out_are_pictures_of_the_set(
     """Small pictures of one size are decoded when the set is opened; what is skipped then is called by its name."""
     import PIL.Image
 
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     random = np.random.default_rng(0)
     for at in range(60):
         (tmp_path / "set" / "ab"[at % 2]).mkdir(parents=True, exist_ok=True)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Trains for an epoch, and leaves out the reports of single nets."""
     monkeypatch.setattr("residuum.lab.scales.SMOKE_EPOCHS", 1)
-    monkeypatch.setattr("residuum.training.train.write_summary", lambda *finished: None)  # noqa: ARG005
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *finished: None)  # noqa: ARG005
 
 
 @pytest.mark.usefixtures("short")

@@ -16,7 +16,6 @@ from residuum.evaluation.calibrate import calibrate
 from residuum.evaluation.trained import evaluate_in_full
 from residuum.models import saved
 from residuum.recipe import Augment, Recipe
-from residuum.training import train as training
 from residuum.training.run import Run
 from residuum.training.train import train
 
@@ -26,7 +25,7 @@ def run(tiny: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with enough validation pictures for a temperature, and a threshold chosen on them."""
     wanted = replace(tiny, epochs=2, average_decay=0.0, augment=Augment(), unknown_below="auto")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_summary", lambda *_: None)
+        patch.setattr("residuum.training.summary.write_summary", lambda *_: None)
         return train(wanted, data="synthetic:200x3x8", out=tmp_path_factory.mktemp("runs") / "run", device="cpu")
 
 
@@ -63,7 +62,7 @@ def test_scores_are_with_it_and_those_without_are_kept(run: Run) -> None:
 def test_a_finished_run_that_goes_on_finds_the_same_and_may_change_its_threshold(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     sums = (run.folder / "best" / "SHA256SUMS").read_bytes()
     train(resume=run.folder, device="cpu")
     assert (run.folder / "best" / "SHA256SUMS").read_bytes() == sums
@@ -78,7 +77,7 @@ def test_a_finished_run_that_goes_on_finds_the_same_and_may_change_its_threshold
 def test_without_validation_pictures_it_is_one_and_that_is_said(
     below: str | float, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     data = replace(tiny.data, source="synthetic:24x3x8", val_fraction=0.0, test_fraction=0.0)
     wanted = replace(tiny, epochs=1, data=data, unknown_below=below)  # type: ignore[arg-type]
     train(wanted, out=tmp_path / "run", device="cpu")
@@ -106,7 +105,7 @@ def test_the_scores_that_chose_the_weights_stay_as_they_were(run: Run) -> None:
 def test_the_bundle_of_a_run_without_validation_pictures_has_its_scores(
     test_fraction: float, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     data = replace(tiny.data, source="synthetic:24x3x8", val_fraction=0.0, test_fraction=test_fraction)
     run = train(replace(tiny, epochs=1, data=data), out=tmp_path / "run", device="cpu")
     part = "test" if test_fraction else "train"
@@ -129,7 +128,7 @@ def test_a_run_that_is_to_end_where_it_was_stopped_has_a_result(
     val_fraction: float, every: int, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would have kept weights at the end of its recipe only, or at the first epoch that is scored."""
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     data = replace(tiny.data, source="synthetic:24x3x8", val_fraction=val_fraction)
     wanted = replace(tiny, epochs=3, eval_every_epochs=every, data=data)
 
@@ -151,7 +150,7 @@ def test_the_weights_at_the_end_are_the_result_where_nothing_chooses_among_them(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that was finished, made longer, stopped, and is to end there."""
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     data = replace(tiny.data, source="synthetic:24x3x8", val_fraction=0.0)
     train(replace(tiny, epochs=1, data=data), out=tmp_path / "run", device="cpu")
 

@@ -23,7 +23,6 @@ from residuum.data.sources import open_parts
 from residuum.errors import DataError, Interrupted, UsageError, WeightsError
 from residuum.recipe import Data, Recipe, override, read
 from residuum.training import folds as folding
-from residuum.training import train as training
 from residuum.training.folds import Folds, cross_validate
 from residuum.training.run import Run
 
@@ -137,7 +136,7 @@ def test_a_signal_before_anything_began_leaves_nothing(tiny: Recipe, tmp_path: P
 @pytest.fixture(scope="module")
 def validated(tiny: Recipe, class_folders: Path, tmp_path_factory: pytest.TempPathFactory) -> Folds:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "write_summary", lambda *_: None)
+        patch.setattr("residuum.training.summary.write_summary", lambda *_: None)
         wanted = replace(tiny, epochs=1)
         out = tmp_path_factory.mktemp("folds") / "here"
         return cross_validate(wanted, folds=3, data=str(class_folders), out=out, device="cpu", changes={"seed": 5})
@@ -208,7 +207,7 @@ def test_suspicious_labels_are_those_of_all_folds_together(validated: Folds) -> 
 def test_a_stopped_cross_validation_goes_on_where_it_was(
     validated: Folds, tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     real = folding.train
 
     def interrupted(*arguments: object, **more: object) -> Run:
@@ -257,7 +256,7 @@ def test_nothing_is_said_of_unknown_where_every_answer_counts(validated: Folds) 
 def test_answers_that_may_be_unknown_are_told_by_each_networks_own_threshold(
     tiny: Recipe, class_folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     wanted = replace(tiny, epochs=1, unknown_below="auto", data=replace(tiny.data, test_fraction=0.0))
     done = cross_validate(wanted, folds=2, data=str(class_folders), out=tmp_path / "folds", device="cpu")
     below = {
@@ -288,7 +287,7 @@ def test_answers_that_may_be_unknown_are_told_by_each_networks_own_threshold(
 @pytest.mark.slow
 def test_labels_that_were_planted_among_digits_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two in a hundred, drawn by a seed: most are found, and most of what is found was planted."""
-    monkeypatch.setattr(training, "write_summary", lambda *_: None)
+    monkeypatch.setattr("residuum.training.summary.write_summary", lambda *_: None)
     images = digits().parts["train"]
     random = np.random.default_rng(0)
     wrong = random.choice(len(images), 36, replace=False)

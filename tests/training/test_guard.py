@@ -231,7 +231,7 @@ def test_a_signal_while_the_report_is_written_loses_nothing(
     file, run = tmp_path / "recipe.toml", tmp_path / "run"
     file.write_text(to_toml(tiny), encoding="utf-8")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "write_summary", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr("residuum.training.summary.write_summary", lambda *_: os.kill(os.getpid(), signal.SIGINT))
         assert main(["train", "-q", "--recipe", str(file), "--out", str(run), "--device", "cpu"]) == 130
     assert f"residuum train --resume {run}" in capsys.readouterr().err
     assert not (run / "report.html").exists()
