@@ -72,8 +72,8 @@ FLAGS = {
     },
     "doctor": {"--device", "--no-self-test", "--json"},
     "reproduce": {
-        "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--device", "--offline",
-        "--json", "-q --quiet", "-v --verbose",
+        "EXPERIMENT", "--list", "--scale", "--data", "--seeds", "--bundle", "-o --out", "--jobs", "--device",
+        "--offline", "--json", "-q --quiet", "-v --verbose",
     },
 }  # fmt: skip
 """Every flag of every command. A new knob goes into recipes, not here."""

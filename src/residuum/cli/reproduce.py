@@ -23,7 +23,7 @@ from residuum.cli import console, flags
 if TYPE_CHECKING:
     from residuum.lab.reproduce import Reproduced
 
-_OWN = ("scale", "data", "seeds", "bundle", "device", "offline")
+_OWN = ("scale", "data", "seeds", "bundle", "device", "jobs", "offline")
 """What neither the list nor the tables take."""
 
 
@@ -44,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--bundle", metavar="BUNDLE", action="append", type=Path, help=text)
     text = "the laboratory's folder (default: runs/reproduce); for tables: the project's folder (default: this one)"
     add("-o", "--out", metavar="DIR", type=Path, help=text)
+    text = "nets that are trained side by side (default: as many as cores; 1 on a GPU and at smoke)"
+    add("--jobs", type=flags.whole_number(1), metavar="N", help=text)
     flags.add_device(parser)
     flags.add_offline(parser, "a set")
     flags.add_json(parser, "what was found (or the list)")
@@ -73,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
             bundles=arguments.bundle or (),
             out=arguments.out,
             device=arguments.device or "auto",
+            jobs=arguments.jobs,
             listener=listener,
         )
     if arguments.json:

@@ -1,11 +1,12 @@
 """Many views and one answer: ten crops, several scales, several networks, whose probabilities are averaged.
 
-"one" is the centre that every other command looks at. "ten" are the four corners and the centre of the central
+"one" is the centre that every other command looks at, "mirror" that and its mirror. "ten" are the four corners and the centre of the central
 square, and their mirrors. "multiscale" is the whole picture at five scales, and its mirrors, as a fully-convolutional
 network sees it: pooling takes any size, and a linear layer after it answers the mean of its answers at all places.
 
 Source: Krizhevsky et al. 2012, sections 2 and 4.1 (ten crops); He et al., arXiv:1512.03385, section 3.4 (scales) and
-    Table 5 (ensembles); Simonyan and Zisserman, arXiv:1409.1556, section 3.2 (mirrors of the whole picture).
+    Table 5 (ensembles); Simonyan and Zisserman, arXiv:1409.1556, section 3.2 (mirrors of the whole picture); Page,
+    "How to train your ResNet", part 8 (the mirror of the one view, on CIFAR-10).
 Departures: pixels are given for networks of 224; others have the same proportions. Where preparation leaves no margin
     around its crop (`resize_px` not above `img_size`), ten crops are taken with the paper's margin of 256 to 224.
 Shapes: N pictures, V views of each, M views of one size, C channels, h x w pixels, K classes.
@@ -36,7 +37,7 @@ from residuum.distributed import ALONE, World
 from residuum.errors import PictureError
 from residuum.imaging import Preprocessing
 
-Kind = Literal["one", "ten", "multiscale"]
+Kind = Literal["one", "mirror", "ten", "multiscale"]
 Pixels = NDArray[np.uint8]
 
 MARGIN = 256 / 224
@@ -46,13 +47,19 @@ SCALES = tuple(px / 224 for px in (224, 256, 384, 480, 640))
 
 WORDS: Mapping[Kind, str] = {
     "one": "the centre",
+    "mirror": "the centre and its mirror",
     "ten": "four corners and the centre, and their mirrors",
     "multiscale": f"the whole picture at {len(SCALES)} scales, and its mirrors",
 }
 """What the views of a picture are, for people."""
 
-_VIEWS: Mapping[Kind, int] = {"one": 1, "ten": 5, "multiscale": len(SCALES)}  # without mirrors
-_COST: Mapping[Kind, int] = {"one": 1, "ten": 5, "multiscale": round(sum(scale**2 for scale in SCALES))}
+_VIEWS: Mapping[Kind, int] = {"one": 1, "mirror": 1, "ten": 5, "multiscale": len(SCALES)}  # without mirrors
+_COST: Mapping[Kind, int] = {
+    "one": 1,
+    "mirror": 1,
+    "ten": 5,
+    "multiscale": round(sum(scale**2 for scale in SCALES)),
+}
 """How many pictures of the network's input one picture's views are worth, in memory."""
 
 _AHEAD = 3  # batches that are being decoded while one is in use
@@ -161,7 +168,7 @@ def _answers(network: nn.Module, views: Views, parts: Sequence[Part], mirrored: 
 def views_of(picture: Image.Image, preprocessing: Preprocessing, kind: Kind) -> list[Pixels]:
     """Returns the views of an opened picture, without mirrors, in a fixed order; uint8 [h, w, C] each. Where
     `preprocessing` squashes or pads, they are of the whole picture as a square."""
-    if kind == "one":
+    if kind in ("one", "mirror"):
         return [imaging.prepare(picture, preprocessing).transpose(1, 2, 0)]
     if kind == "ten":
         return _five_crops(picture, preprocessing)

@@ -23,11 +23,16 @@ class Asked:
     out: str | Path | None = None
     device: str = "auto"
     offline: bool = False
+    jobs: int | None = None
 
     def here(self) -> str:
         """Returns the command that goes on where this one was stopped."""
         words = self._words(self.data, [str(bundle) for bundle in self.bundles])
-        for flag, value in (("--out", self.out), ("--device", None if self.device == "auto" else self.device)):
+        for flag, value in (
+            ("--out", self.out),
+            ("--device", None if self.device == "auto" else self.device),
+            ("--jobs", self.jobs),
+        ):
             words += [] if value is None else [flag, str(value)]
         return shlex.join([*words, *(["--offline"] if self.offline else [])])
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,12 @@ from residuum.data.sets import ImageSet, in_mode, subset
 from residuum.data.sources import Parts, open_parts, statistics
 from residuum.errors import UsageError
 from residuum.imaging import Preprocessing
+from residuum.lab import together
 from residuum.lab.findings import Row, Rows, Scale
 from residuum.lab.foreign import Foreign, of_one_class, refuse_misfits
-from residuum.lab.nets import Net, append_row, read_rows, train_net, write_rows
+from residuum.lab.nets import DONE, Net, append_row, read_rows, train_net, write_rows
 from residuum.lab.scales import CURVE_PICTURES, NO_DATA, TRAINING_PICTURES, digest, label_of, recipe_of
+from residuum.lab.together import Request, Wanted
 from residuum.models import create_model, saved
 from residuum.models.layers import Network
 from residuum.recipe import Data, Recipe
@@ -43,8 +45,8 @@ _LOOKED_AT = 0  # the stream of the permutation that chooses which pictures a ne
 
 
 class Bench:
-    """Where one experiment is measured, at one scale. `bundles` are nets that others have trained, by label; `command`
-    is what the page tells its readers to type.
+    """Where one experiment is measured, at one scale. `bundles` are nets that others have trained, by label; `at_once`
+    is how many nets are trained side by side; `command` is what the page tells its readers to type.
 
     Raises:
         UsageError: the folder holds what was measured with other pictures or bundles.
@@ -55,7 +57,7 @@ class Bench:
         self,
         experiment: str,
         scale: Scale,
-        out: Path,
+        out: str | Path,
         *,
         data: str,
         seeds: int,
@@ -63,9 +65,11 @@ class Bench:
         device: str,
         listener: Listener | None,
         command: str = "",
+        at_once: int = 1,
     ) -> None:
         self.scale, self.data, self.seeds = scale, data, range(seeds)
-        self.folder, self._nets = out / f"{experiment}-{scale}", out / "nets"
+        self._out, self._at_once = Path(out), at_once
+        self.folder, self._nets = self._out / f"{experiment}-{scale}", self._out / "nets"
         self.device = hardware.choose_device(device)
         self._experiment, self._device_name, self._listener = experiment, device, listener
         self._bundles = dict(bundles)
@@ -117,33 +121,62 @@ class Bench:
         label = label_of(model, options)
         if label in self._bundles:
             return self._bundled(self._bundles[label], seed)
-        wanted = self.recipe(model, seed, **options)
-        made = digest(wanted)
-        folder = self._nets / f"{label}-{seed}-{made}"
-
-        def trained() -> Row:
-            pictures = (CURVE_PICTURES[self.scale], TRAINING_PICTURES)
-
-            def loaders(preprocessing: Preprocessing, part: str, count: int) -> EvalLoader:
-                return self.loader(wanted.data, preprocessing, part, count)
-
-            return train_net(wanted, folder, loaders, pictures, self._device_name, self._listener)
-
-        if not (folder / "net.json").is_file():
-            self._opened(wanted.data)  # refuses what cannot be used
-            self.note(f"{self._experiment}: training {label}, seed {seed}")
-        row = trained()
-        found = saved.load(folder / "best", self.device)
+        row = self.trained(model, seed, **options)
+        found = saved.load(self._folder_of(model, seed, options) / "best", self.device)
+        made = digest(self.recipe(model, seed, **options))
         net = Net(label, seed, made, found.model, found.preprocessing, found.classes)
         self.once("net", lambda: row, **net.key)
         return net
 
+    def trained(self, model: str, seed: int, **options: str) -> Row:
+        """Returns the row of a net that is trained here, now, unless it was trained before. Nothing is written into the
+        experiment's rows."""
+        wanted = self.recipe(model, seed, **options)
+        folder = self._folder_of(model, seed, options)
+        if not (folder / DONE).is_file():
+            self._opened(wanted.data)  # refuses what cannot be used
+            self.note(f"{self._experiment}: training {label_of(model, options)}, seed {seed}")
+        pictures = (CURVE_PICTURES[self.scale], TRAINING_PICTURES)
+
+        def loaders(preprocessing: Preprocessing, part: str, count: int) -> EvalLoader:
+            return self.loader(wanted.data, preprocessing, part, count)
+
+        return train_net(wanted, folder, loaders, pictures, self._device_name, self._listener, self._at_once)
+
+    def train(self, nets: Iterable[Wanted]) -> None:
+        """Trains nets, side by side where more than one is not trained yet; each has its row then, in this order."""
+        nets = list(nets)
+        missing = [net for net in nets if self._is_missing(net)]
+        if self._at_once > 1 and len(missing) > 1:
+            self._opened(self.recipe(missing[0].model, missing[0].seed).data)  # refuses what cannot be used
+            count = min(self._at_once, len(missing))
+            self.note(f"{self._experiment}: training {len(missing)} nets, {count} at once")
+            requests = [
+                Request(self._experiment, self.scale, str(self._out), self.data, self._device_name, count, net)
+                for net in missing
+            ]
+            together.train(
+                requests, [f"{label_of(m.model, dict(m.options))}, seed {m.seed}" for m in missing], self.note
+            )
+        for net in nets:
+            self.net(net.model, net.seed, **dict(net.options))
+
     def nets(self, *models: str) -> Iterator[Net]:
         """Yields the trained nets of all seeds; a bundle, which is one net, once."""
+        own = [model for model in models if label_of(model, {}) not in self._bundles]
+        self.train(Wanted(model, seed) for model in own for seed in self.seeds)
         for model in models:
-            for seed in self.seeds:
-                if seed == 0 or label_of(model, {}) not in self._bundles:
-                    yield self.net(model, seed)
+            for seed in self.seeds if model in own else (0,):
+                yield self.net(model, seed)
+
+    def _folder_of(self, model: str, seed: int, options: Mapping[str, str]) -> Path:
+        made = digest(self.recipe(model, seed, **options))
+        return self._nets / f"{label_of(model, options)}-{seed}-{made}"
+
+    def _is_missing(self, net: Wanted) -> bool:
+        options = dict(net.options)
+        bundled = label_of(net.model, options) in self._bundles
+        return not bundled and not (self._folder_of(net.model, net.seed, options) / DONE).is_file()
 
     def untrained(self, model: str, seed: int, **options: str) -> Net:
         """Returns a net as its seed makes it."""

@@ -53,14 +53,25 @@ Loaders = Callable[[Preprocessing, str, int], EvalLoader]
 """(preprocessing, "train" or "test", most pictures) -> their batches."""
 
 
+DONE = "net.json"
+"""The row of a net, in its folder: the last thing that is written there."""
+
+
 def train_net(
-    wanted: Recipe, folder: Path, loaders: Loaders, pictures: tuple[int, int], device: str, listener: Listener | None
+    wanted: Recipe,
+    folder: Path,
+    loaders: Loaders,
+    pictures: tuple[int, int],
+    device: str,
+    listener: Listener | None,
+    at_once: int = 1,
 ) -> Row:
     """Returns the row of a net: it is trained in `folder`, from where that was stopped, unless it is trained already.
 
-    `pictures` are how many a point of the curve, and the training error at the end, are measured on.
+    `pictures` are how many a point of the curve, and the training error at the end, are measured on; `at_once` is how
+    many nets share the machine meanwhile.
     """
-    done = folder / "net.json"
+    done = folder / DONE
     if done.is_file():
         row: Row = json.loads(done.read_text(encoding="utf-8"))
         return row
@@ -88,6 +99,7 @@ def train_net(
         "train_loss": round(training.loss, 6),
         "train_pictures": training.images,
         "seconds": round(scores["seconds"], 2),
+        "at_once": at_once,
         "curve": watch.points(),
     }
     write_json(done, row)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from residuum.download import is_offline
 from residuum.errors import Interrupted, ResourceError, Stopped, UsageError, did_you_mean
+from residuum.hardware import choose_device
 from residuum.lab import foreign, report
 from residuum.lab.asked import Asked
 from residuum.lab.bench import Bench
@@ -16,6 +17,7 @@ from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import SCALES, Claim, Finding, Row, Rows, Scale, Takes, verdict_in_words
 from residuum.lab.scales import DATA, NO_DATA
 from residuum.registry import Entry
+from residuum.threads import cores
 from residuum.training.records import Listener
 from residuum.training.stop import Stop, listening
 
@@ -52,12 +54,14 @@ def reproduce(
     bundles: Sequence[str | Path] = (),
     out: str | Path | None = None,
     device: str = "auto",
+    jobs: int | None = None,
     listener: Listener | None = None,
 ) -> Reproduced:
     """Measures an experiment at a scale, from where it was stopped, and writes results.jsonl, plots/ and report.html.
 
     `bundles` are trained nets in the place of those that would be trained; each is known by its network's name. `out`
-    is the laboratory's folder: experiments in it share their trained nets.
+    is the laboratory's folder: experiments in it share their trained nets, `jobs` of which are trained side by side:
+    as many as there are cores where nothing is said, but one on a GPU and at `smoke`, where starting takes longer.
 
     Raises:
         UsageError: no such experiment or scale, an option that means nothing to it, a bundle that fits none of its
@@ -69,7 +73,7 @@ def reproduce(
     wanted = _scale(scale)
     given: dict[Takes, object] = {"data": data, "seeds": seeds, "bundle": bundles or None}
     _refuse_what_it_does_not_take(entry, given)
-    asked = Asked(experiment, wanted, data, seeds, bundles, out, device, is_offline())
+    asked = Asked(experiment, wanted, data, seeds, bundles, out, device, is_offline(), jobs)
     place = OUT if out is None else Path(out)
     stop = Stop()
     with _goes_on(asked), _writable(place), listening(stop):
@@ -83,6 +87,7 @@ def reproduce(
             device=device,
             listener=listener,
             command=asked.anywhere(),
+            at_once=_at_once(wanted, device) if jobs is None else jobs,
         )
         bench.refuse_misfits(entry.card.nets(wanted))
         entry.build(bench)
@@ -92,7 +97,7 @@ def reproduce(
 def finish(experiment: str, scale: Scale, rows: Rows, folder: Path, command: str = "") -> Reproduced:
     """Returns what rows mean, wherever they were measured; the command is what they say, where none is given."""
     claim = EXPERIMENTS[experiment].card
-    seconds = sum(float(row.get("seconds", 0)) for row in rows)
+    seconds = sum(float(row.get("seconds", 0)) / row.get("at_once", 1) for row in rows)
     said = [str(row["command"]) for row in rows if row["kind"] == "start" and row.get("command")]
     command = command or (said[-1] if said else Asked(experiment, scale).anywhere())
     finding = foreign.told(claim.read(rows), rows)
@@ -108,6 +113,10 @@ def _written(entry: Entry[Claim, None], bench: Bench, command: str) -> Reproduce
         (plots / f"{name}.png").write_bytes(png)
     report.write(bench.folder / "report.html", done, drawn)
     return done
+
+
+def _at_once(scale: Scale, device: str) -> int:
+    return 1 if scale == "smoke" or choose_device(device).type != "cpu" else cores()
 
 
 def _scale(name: str) -> Scale:

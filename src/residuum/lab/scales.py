@@ -17,6 +17,7 @@ Departures of `small`: 20,000 of CIFAR-10's training pictures (those that `val_f
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from residuum import recipe
@@ -37,7 +38,7 @@ TRAINING_PICTURES = 10_000
 """How many training pictures the training error at the end is measured on, at most."""
 
 
-def recipe_of(model: str, scale: Scale, data: str, seed: int, options: dict[str, str]) -> Recipe:
+def recipe_of(model: str, scale: Scale, data: str, seed: int, options: Mapping[str, str]) -> Recipe:
     """Returns how `model`, with `options` such as a shortcut, is trained at a scale."""
     trained = {"smoke": _smoke, "small": _small, "full": _full}[scale](model)
     network = replace(trained.model, **options)  # type: ignore[arg-type]
@@ -45,7 +46,7 @@ def recipe_of(model: str, scale: Scale, data: str, seed: int, options: dict[str,
     return replace(trained, name=label_of(model, options), seed=seed, model=network, data=pictures)
 
 
-def label_of(model: str, options: dict[str, str]) -> str:
+def label_of(model: str, options: Mapping[str, str]) -> str:
     """Returns what reports call a net: its name without the suffix, and its options."""
     return "-".join((model.removesuffix("_cifar"), *options.values()))
 

@@ -7,6 +7,7 @@ from residuum.lab.curves import how_measured, nets_of, panel, table
 from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import Claim, Drawing, Finding, Measure, Rows, below, by_net, change, means
 from residuum.lab.plots import draw_lines
+from residuum.lab.together import Wanted
 
 DEPTHS = {"smoke": (20, 56), "small": (20, 56), "full": (20, 32, 44, 56, 110)}
 PAPER = {"resnet20": "8.75", "resnet32": "7.51", "resnet44": "7.17", "resnet56": "6.97", "resnet110": "6.61"}
@@ -64,7 +65,9 @@ def _read(rows: Rows) -> Finding:
 )
 def degradation(bench: Bench) -> None:
     """Plain nets get worse with depth, and residual nets do not: training and test curves."""
-    for seed in bench.seeds:
-        for depth in DEPTHS[bench.scale]:
-            for family in ("plain", "resnet"):
-                bench.net(f"{family}{depth}_cifar", seed)
+    bench.train(
+        Wanted(f"{family}{depth}_cifar", seed)
+        for seed in bench.seeds
+        for depth in DEPTHS[bench.scale]
+        for family in ("plain", "resnet")
+    )

@@ -14,6 +14,7 @@ from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.experiments.degradation import PAPER
 from residuum.lab.findings import Check, Claim, Drawing, Finding, Headline, Measure, Rows, below, by_net, change, means
 from residuum.lab.plots import draw_lines
+from residuum.lab.together import Wanted
 from residuum.models import create_model
 from residuum.recipes import RECIPES
 
@@ -89,6 +90,4 @@ def depth(bench: Bench) -> None:
         count = 1 if bench.scale == "small" else 3
         bench.note("depth: steps of ResNet-1202, for some minutes")
         bench.once("steps", lambda: steps.measured(DEEPEST, BATCH, count, ITS_LIMIT_GB), batch_size=BATCH, steps=count)
-    for seed in bench.seeds:
-        for layers in DEPTHS[bench.scale]:
-            bench.net(f"resnet{layers}_cifar", seed)
+    bench.train(Wanted(f"resnet{layers}_cifar", seed) for seed in bench.seeds for layers in DEPTHS[bench.scale])

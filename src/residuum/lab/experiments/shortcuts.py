@@ -14,6 +14,7 @@ from residuum.lab.curves import how_measured, nets_of, panel, table
 from residuum.lab.experiments import EXPERIMENTS
 from residuum.lab.findings import Check, Claim, Drawing, Finding, Measure, Rows, by_net, change, means
 from residuum.lab.plots import draw_lines
+from residuum.lab.together import Wanted
 from residuum.models import create_model
 
 KINDS = ("A", "B", "C")
@@ -99,7 +100,6 @@ def shortcuts(bench: Bench) -> None:
         bench.once("parameters", partial(_parameters, model), net=model.removesuffix("_cifar"))
     large = bench.scale == "full" and bench.shorter_side() > 64
     plain, residual = ("plain34", "resnet34") if large else ("plain20_cifar", "resnet20_cifar")
+    options = {kind: () if kind == "A" and not large else (("shortcut", kind),) for kind in KINDS}
     for seed in bench.seeds:
-        bench.net(plain, seed)
-        for kind in KINDS:
-            bench.net(residual, seed, **({} if kind == "A" and not large else {"shortcut": kind}))
+        bench.train([Wanted(plain, seed), *(Wanted(residual, seed, options[kind]) for kind in KINDS)])

@@ -1,0 +1,184 @@
+"""Nets trained side by side, each in a process of its own: layers of 16 channels on small pictures do not keep several
+cores busy, and several nets do.
+
+A process here trains one net into the folder of nets that the laboratory shares; nothing of it is written into an
+experiment's rows, which are the asking process's own. It listens to its input, and stops, with everything saved, when
+that ends: because somebody asked for it, or because who asked is gone.
+
+Run: python -m residuum.lab.together REQUEST, an object of JSON; see `Request`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from residuum import errors
+from residuum.errors import ResiduumError, ResourceError
+from residuum.threads import cores
+
+if TYPE_CHECKING:
+    from residuum.lab.findings import Scale
+    from residuum.training.records import Record
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A net to be trained: its network with the options that differ from the recipe's, and its seed."""
+
+    model: str
+    seed: int
+    options: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process is asked to train, and where: the arguments of its `Bench`."""
+
+    experiment: str
+    scale: Scale
+    out: str
+    data: str
+    device: str
+    at_once: int
+    net: Wanted
+
+
+def train(requests: Sequence[Request], names: Sequence[str], note: Callable[[str], None]) -> None:
+    """Trains a net for each request, as many at once as the first of them says; `note` is told how they get on, each by
+    its name.
+
+    Raises:
+        ResiduumError: what training one of them raised, or a process that the system has ended; the others are stopped,
+            and what they have learnt is saved.
+    """
+    told: queue.Queue[tuple[int, str | None]] = queue.Queue()
+    waiting = list(enumerate(requests))
+    with _processes() as running:
+
+        def begin() -> None:
+            number, request = waiting.pop(0)
+            running[number] = _begun(request)
+            note(f"{names[number]}: begins")
+            threading.Thread(target=_listen, args=(running[number], number, told), daemon=True).start()
+
+        for _ in range(min(requests[0].at_once, len(requests))):
+            begin()
+        while running:
+            number, line = told.get()
+            if line is not None:
+                _tell(json.loads(line), names[number], note)
+                continue
+            _refuse_failed(_closed(running.pop(number)), names[number])
+            if waiting:
+                begin()
+
+
+def _begun(request: Request) -> subprocess.Popen[str]:
+    threads = max(1, cores() // request.at_once)
+    return subprocess.Popen(
+        [sys.executable, "-m", "residuum.lab.together", json.dumps(asdict(request))],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
+        env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+    )  # fmt: skip
+
+
+def _listen(process: subprocess.Popen[str], number: int, told: queue.Queue[tuple[int, str | None]]) -> None:
+    """Passes on what a process says, line by line, and at last that it has ended."""
+    assert process.stdout is not None
+    with process.stdout:
+        for line in process.stdout:
+            told.put((number, line))
+    process.wait()
+    told.put((number, None))
+
+
+def _tell(said: dict[str, object], name: str, note: Callable[[str], None]) -> None:
+    """Notes a record of a net, as far as it is of use to people; raises the error that its training ended with."""
+    if said["kind"] == "error":
+        kind = getattr(errors, str(said["name"]))
+        while kind.__init__ is not ResiduumError.__init__:  # one that is made of other things than its three parts
+            kind = kind.__mro__[1]
+        error: ResiduumError = kind(str(said["what"]), expected=str(said["expected"]), hint=str(said["hint"]))
+        raise error
+    if said["kind"] == "note":
+        note(f"{name}: {said['text']}")
+    if said["kind"] == "epoch":
+        note(f"{name}: epoch {said['epoch']}  loss {said['loss']:.4f}  {said['images_per_s']:,.0f} images/s")
+
+
+def _closed(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
+    """Returns a process that has come to its end; one that still runs is asked to by the end of its input."""
+    assert process.stdin is not None
+    process.stdin.close()
+    process.wait()
+    return process
+
+
+def _refuse_failed(process: subprocess.Popen[str], name: str) -> None:
+    code = process.returncode
+    if code < 0:
+        raise ResourceError(
+            f"The process that trained {name} was ended by {signal.Signals(-code).name}.",
+            expected="Expected memory for all nets that are trained at once.",
+            hint="Train them one after the other, with --jobs 1; what was learnt is saved.",
+        )
+    if code:
+        raise RuntimeError(f"the process that trained {name} ended with {code}; what it said is above")
+
+
+@contextmanager
+def _processes() -> Iterator[dict[int, subprocess.Popen[str]]]:
+    """Yields the processes, which are asked to stop, and waited for, where they are left running."""
+    running: dict[int, subprocess.Popen[str]] = {}
+    try:
+        yield running
+    finally:
+        with ThreadPoolExecutor() as pool:  # all at once, for each saves what it has learnt
+            list(pool.map(_closed, running.values()))
+
+
+def _say(record: Record) -> None:
+    sys.stdout.write(json.dumps(record, default=str) + "\n")
+    sys.stdout.flush()
+
+
+def _stop_with_input() -> None:
+    """Asks this process to stop, as a signal does, when its input ends."""
+    while os.read(0, 1):  # not sys.stdin, which the end of the interpreter would wait for
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main(request: str) -> int:
+    """Trains what is asked for; what is to be known of it goes to standard output, a record a line."""
+    from residuum.lab.bench import Bench
+
+    asked = json.loads(request)
+    net = asked.pop("net")
+    threading.Thread(target=_stop_with_input, daemon=True).start()
+    try:
+        bench = Bench(
+            asked["experiment"], asked["scale"], asked["out"], data=asked["data"], seeds=net["seed"] + 1, bundles={},
+            device=asked["device"], listener=_say, at_once=asked["at_once"],
+        )  # fmt: skip
+        bench.trained(net["model"], net["seed"], **dict(net["options"]))
+    except ResiduumError as error:
+        _say({"kind": "error", "name": type(error).__name__, "what": error.what, "expected": error.expected,
+              "hint": error.hint})  # fmt: skip
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
