@@ -59,6 +59,9 @@ def training(benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     asked: list[list[str]] = []
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:
+        if "evaluate" in command:
+            assert command[command.index("--views") + 1] == "mirror"
+            return SimpleNamespace(stdout=json.dumps({"top1": 94.0 + len(asked) + 0.5}))
         asked.append(command)
         folder = Path(command[command.index("--out") + 1])
         folder.mkdir()
@@ -83,19 +86,22 @@ def training(benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_a_training_that_is_repeated_takes_the_place_of_the_older_one(training: Any, tmp_path: Path) -> None:
     first = training("cifar94", "--data", "shards", "--seeds", "2")
     assert [(row["recipe"], row["data"], row["seed"], row["top1"]) for row in first] == [
-        ("swift_resnet10_cifar10_fast", "cifar10", "0", "95.0"),
-        ("swift_resnet10_cifar10_fast", "cifar10", "1", "96.0"),
+        ("swift_resnet10_cifar10_fast", "cifar10", "0", "95.5"),
+        ("swift_resnet10_cifar10_fast", "cifar10", "1", "96.5"),
     ]
+    assert {row["views"] for row in first} == {"mirror"}
     header = (ROOT / "docs" / "results" / "training.csv").read_text("utf-8").splitlines()[0]
     assert ",".join(first[0]) == header
     table = tmp_path / "training.csv"
     table.write_text(table.read_text() + ",".join((first[0] | {"machine": "another"}).values()) + "\n")
     again = training("cifar94", "--data", "shards", "--seeds", "1")
     assert [(row["seed"], row["machine"] == "another", row["top1"]) for row in again] == [
-        ("1", False, "96.0"), ("0", True, "95.0"), ("0", False, "97.0"),
+        ("1", False, "96.5"), ("0", True, "95.5"), ("0", False, "97.5"),
     ]  # fmt: skip
     other = training("cifar", "--data", "shards", "--seeds", "1")
-    assert [row["recipe"] for row in other[3:]] == ["resnet20_cifar10_fast"]
+    assert [(row["recipe"], row["views"], row["top1"]) for row in other[3:]] == [
+        ("resnet20_cifar10_fast", "one", "98.0")
+    ]
 
 
 def test_a_set_is_known_by_its_classes_and_its_size(benchmarks: Any, tmp_path: Path) -> None:

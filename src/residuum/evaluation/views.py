@@ -1,8 +1,9 @@
 """Many views and one answer: ten crops, several scales, several networks, whose probabilities are averaged.
 
-"one" is the centre that every other command looks at, "mirror" that and its mirror. "ten" are the four corners and the centre of the central
-square, and their mirrors. "multiscale" is the whole picture at five scales, and its mirrors, as a fully-convolutional
-network sees it: pooling takes any size, and a linear layer after it answers the mean of its answers at all places.
+"one" is the centre that every other command looks at, "mirror" that and its mirror. "ten" are the four corners and the
+centre of the central square, and their mirrors. "multiscale" is the whole picture at five scales, and its mirrors, as a
+fully-convolutional network sees it: pooling takes any size, and a linear layer after it answers the mean of its answers
+at all places.
 
 Source: Krizhevsky et al. 2012, sections 2 and 4.1 (ten crops); He et al., arXiv:1512.03385, section 3.4 (scales) and
     Table 5 (ensembles); Simonyan and Zisserman, arXiv:1409.1556, section 3.2 (mirrors of the whole picture); Page,
