@@ -179,10 +179,12 @@ def test_tables_are_made_of_the_rows_that_are_kept(tmp_path: Path) -> None:
     (tmp_path / tables.RESULTS).mkdir(parents=True)
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n", encoding="utf-8")
-    (tmp_path / tables.RESULTS / "architecture.jsonl").write_bytes((done.folder / "results.jsonl").read_bytes())
+    for name in ("architecture", "architecture-others"):
+        (tmp_path / tables.RESULTS / f"{name}.jsonl").write_bytes((done.folder / "results.jsonl").read_bytes())
     written = tables.write(tmp_path)
     assert {path.relative_to(tmp_path).as_posix() for path in written} == {
         "README.md", "docs/reproduction.md", "docs/figures/architecture-multiply-adds.png",
+        "docs/figures/architecture-others-multiply-adds.png",
     }  # fmt: skip
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("before\n")
@@ -194,7 +196,8 @@ def test_tables_are_made_of_the_rows_that_are_kept(tmp_path: Path) -> None:
     assert tables.rows_digest(done.rows) != tables.rows_digest(done.rows[:-1])
     page = (tmp_path / tables.PAGE).read_text(encoding="utf-8")
     assert "Not measured yet: `residuum reproduce depth --scale small`" in page
-    assert "11,689,512" in page
+    assert "11,689,512" in page.split("### architecture-others")[0]
+    assert "11,689,512" in page.split("### architecture-others")[1].split("## bottleneck")[0]
     with pytest.raises(UsageError, match="has no table of experiments"):
         tables.write(tmp_path / "docs")
 

@@ -1,4 +1,7 @@
-"""The documentation's page and README's table, generated from the rows that are committed under docs/results/."""
+"""The documentation's page and README's table, generated from the rows that are committed under docs/results/.
+
+Rows of an experiment are in NAME.jsonl; what it found with other nets, such as bundles, is in NAME-ANYTHING.jsonl.
+"""
 
 from __future__ import annotations
 
@@ -43,9 +46,9 @@ def write(root: Path) -> list[Path]:
         figures = root / FIGURES
         figures.mkdir(parents=True, exist_ok=True)
         drawn = []
-        for done in found.values():
+        for stem, done in found.items():
             for drawing in done.finding.drawings:
-                file = figures / f"{done.experiment}-{drawing.name}.png"
+                file = figures / f"{stem}-{drawing.name}.png"
                 file.write_bytes(stamped(drawing.draw(), rows_digest(done.rows)))
                 drawn.append(file)
         for path, text in written.items():
@@ -60,12 +63,13 @@ def write(root: Path) -> list[Path]:
 
 
 def measured(root: Path) -> dict[str, Reproduced]:
-    """Returns what the committed rows of each experiment mean, by name."""
+    """Returns what the committed rows of each experiment mean, by the name of their file without extension."""
     found = {}
     for name in (entry.name for entry in every()):
-        rows = read_rows(root / RESULTS / f"{name}.jsonl")
-        if rows:
-            found[name] = _read(name, rows)
+        for file in (root / RESULTS / f"{name}.jsonl", *sorted((root / RESULTS).glob(f"{name}-*.jsonl"))):
+            rows = read_rows(file)
+            if rows:
+                found[file.stem] = _read(name, rows)
     return found
 
 
@@ -127,10 +131,12 @@ def page(found: Mapping[str, Reproduced]) -> str:
     for entry in every():
         lines += [f"## {entry.name}", "", f"**Claim.** {entry.card.claim} ({entry.card.source})", ""]
         lines += [f"**Rule.** {entry.card.rule}", ""]
-        if entry.name in found:
-            lines += _measured(found[entry.name])
-        else:
+        if entry.name not in found:
             lines += [f"Not measured yet: `residuum reproduce {entry.name} --scale small`", ""]
+        for stem, done in found.items():
+            if done.experiment == entry.name:
+                lines += [] if stem == entry.name else [f"### {stem}", ""]
+                lines += _measured(stem, done)
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -139,23 +145,23 @@ def with_table(readme: str, found: Mapping[str, Reproduced]) -> str:
     before, rest = readme.split(BEGIN)
     _, after = rest.split(END)
     lines = ["| experiment | measured here | paper | verdict |", "|---|---|---|---|"]
-    for done in found.values():
+    for stem, done in found.items():
         headlines = done.finding.headlines
         measured = "<br>".join(
             f"{headline.what}: {headline.measured}" + (f" ({headline.spread})" if headline.spread else "")
             for headline in headlines
         )
         papers = "<br>".join(headline.paper or "-" for headline in headlines)
-        lines.append(f"| `{done.experiment}`, {done.scale} | {measured} | {papers} | {done.verdict} |")
+        lines.append(f"| `{stem}`, {done.scale} | {measured} | {papers} | {done.verdict} |")
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{after}"
 
 
-def _measured(done: Reproduced) -> Iterator[str]:
+def _measured(stem: str, done: Reproduced) -> Iterator[str]:
     yield from (f"**Verdict: {done.verdict}.**", "")
     yield from (f"* {'holds' if check.holds else '**does not hold**'}: {check.what}" for check in done.finding.checks)
     yield ""
     for drawing in done.finding.drawings:
-        yield from (f"![{drawing.alt}](figures/{done.experiment}-{drawing.name}.png)", "")
+        yield from (f"![{drawing.alt}](figures/{stem}-{drawing.name}.png)", "")
     yield from ("| what | measured here | paper |", "|---|---|---|")
     yield from (f"| {m.what} | {m.in_words()} | {m.paper or '-'} |" for m in done.finding.measures)
     yield ""
