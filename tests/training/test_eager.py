@@ -70,3 +70,32 @@ def test_a_run_does_not_import_the_compiler(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", RUNS, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert sorted(place.name for place in tmp_path.iterdir()) == ["AdamW", "Muon", "Sgd"]
+
+
+BEGINNING = """
+import sys
+import torch
+torchs = set(sys.modules)  # what torch itself imports is another thing in each of its versions
+from residuum.cli.main import main
+from residuum.training import loop
+
+def first_step(*arguments, step=loop.train_step):
+    step(*arguments)
+    print(*sorted(set(sys.modules) - torchs))
+    sys.exit(0)
+
+loop.train_step = first_step
+sys.exit(main(["train", "--data", "synthetic:24x2x8", "--img-size", "8", "--batch-size", "8", "--out", sys.argv[1]]))
+"""
+LATE = ("matplotlib", "pyarrow", "sklearn", "scipy", "torchvision", "rich", "tensorboard", "sympy", "pandas")
+LATE_MODULES = ("torch._dynamo", "residuum.training.ending", "residuum.training.summary", "residuum.evaluation.trained")
+
+
+def test_nothing_comes_before_the_first_step_that_a_run_on_small_pictures_does_not_need(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BEGINNING, str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    imported = set(done.stdout.split())
+    assert "residuum.training.build" in imported
+    assert not imported & {*LATE_MODULES}
+    assert not {name.split(".")[0] for name in imported} & {*LATE}

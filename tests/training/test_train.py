@@ -24,6 +24,7 @@ from residuum.recipe import Plateau, Recipe, Sgd
 from residuum.training import train as training
 from residuum.training.build import build
 from residuum.training.choose import choose_recipe
+from residuum.training.ending import SAMPLES
 from residuum.training.loop import fit
 from residuum.training.run import Run
 from residuum.training.train import train
@@ -314,7 +315,7 @@ def test_the_samples_can_be_predicted(tmp_path: Path, tiny: Recipe) -> None:
     run = train(tiny, out=tmp_path / "run", device="cpu", epochs=1)
     assert run.sample is not None
     files = sorted(run.sample.iterdir())
-    assert len(files) == training.SAMPLES
+    assert len(files) == SAMPLES
     test = run.parts.test
     assert test is not None
     for place, file in enumerate(files):

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from residuum.cli import console, flags
+from residuum.cli.uncollected import uncollected
 
 if TYPE_CHECKING:
     from residuum.training.records import Listener
@@ -99,9 +100,10 @@ def run(arguments: argparse.Namespace) -> int:
         return _show(arguments, changes)
     if arguments.folds is not None or _is_cross_validation(arguments.resume):
         return _cross_validate(arguments, changes)
-    from residuum.cli import progress
-    from residuum.distributed import announced
-    from residuum.training.train import train
+    with uncollected():
+        from residuum.cli import progress
+        from residuum.distributed import announced
+        from residuum.training.train import train
 
     quiet = arguments.quiet or not announced().is_main
     with progress.training(quiet=quiet, verbose=arguments.verbose) as shown, _listening(arguments, shown) as listener:
@@ -152,10 +154,12 @@ def _is_cross_validation(resume: str | None) -> bool:
 
 
 def _cross_validate(arguments: argparse.Namespace, changes: dict[str, object]) -> int:
-    from residuum.cli import outcome, progress
     from residuum.errors import UsageError
-    from residuum.training.folds import cross_validate
-    from residuum.training.train import refuse_contradictions
+
+    with uncollected():
+        from residuum.cli import outcome, progress
+        from residuum.training.folds import cross_validate
+        from residuum.training.train import refuse_contradictions
 
     if arguments.resume is None:
         refuse_contradictions(None, arguments.out, arguments.override, arguments.find_lr, changes)

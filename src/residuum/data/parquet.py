@@ -16,10 +16,9 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from residuum.data.parts import PART_NAMES, Found, PartName
@@ -29,6 +28,9 @@ from residuum.data.sets import BytesSet, ImageSet, StreamedSet
 from residuum.errors import DataError, ResourceError
 from residuum.imaging import EXTENSIONS
 from residuum.memory import available_bytes
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 RESIDENT_BYTES = 2 * 2**30
 """Shards that take more than this are streamed; whatever the machine, because the order of an epoch depends on it."""
@@ -157,6 +159,9 @@ def _part(file: Path) -> PartName:
 
 def _layout(file: Path) -> _Layout:
     """Finds the columns of pictures and labels."""
+    import pyarrow as pa  # here and below where it is used, for a set that is no Parquet needs none of it
+    import pyarrow.parquet as pq
+
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowException, OSError) as error:
@@ -183,6 +188,8 @@ def _first(names: Sequence[str], schema: pa.Schema) -> str | None:
 
 def _bytes_path(schema: pa.Schema, image: str | None) -> str | None:
     """The path of the column with the bytes of the pictures."""
+    import pyarrow as pa
+
     if image is None:
         return None
     kind = schema.field(image).type
@@ -193,6 +200,8 @@ def _bytes_path(schema: pa.Schema, image: str | None) -> str | None:
 
 
 def _is_binary(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
     return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
 
@@ -213,6 +222,8 @@ def _of_type(features: dict[str, object], kind: str) -> list[str]:
 
 def _stores(groups: dict[PartName, list[Path]], layouts: dict[Path, _Layout]) -> dict[PartName, RowGroupStore]:
     """Returns the pictures of each part, to be read when asked."""
+    import pyarrow.parquet as pq
+
     shards = {file: Shard(file, pq.read_metadata(file), layout.image) for file, layout in layouts.items()}
     _refuse_too_large(list(shards.values()))
     held = held_for(list(shards.values()))
@@ -223,6 +234,9 @@ def _read(
     files: Sequence[Path], layouts: dict[Path, _Layout], *, with_pictures: bool
 ) -> tuple[tuple[pa.Array, ...], pa.ChunkedArray]:
     """Returns the encoded pictures, if wanted, and the labels of one part, in the order of its shards."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     pictures: list[pa.Array] = []
     labels: list[pa.ChunkedArray] = []
     for file in files:
@@ -270,6 +284,8 @@ def _classes(columns: Sequence[pa.ChunkedArray]) -> tuple[str, ...]:
 def _labels(values: pa.ChunkedArray, classes: tuple[str, ...], numbered: bool, where: str) -> NDArray[np.int64]:
     """Returns the labels as indices of `classes`, -1 for no label; `numbered` where integers are such indices
     already."""
+    import pyarrow as pa
+
     if values.null_count:
         raise DataError(
             f"{values.null_count:,} labels are missing in {where}.",

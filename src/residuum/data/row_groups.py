@@ -12,14 +12,17 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from residuum.data.paths import displayed
 from residuum.errors import DataError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
 WINDOW_BYTES = 2**30
 """The shuffle buffer is spread over at most so many bytes of encoded pictures."""
@@ -50,6 +53,9 @@ class Shard:
 
     def read(self, group: int) -> pa.ChunkedArray:
         """Returns the pictures of a row group; raises DataError."""
+        import pyarrow as pa  # here and below where it is used, for a set that is no Parquet needs none of it
+        import pyarrow.parquet as pq
+
         try:
             with pq.ParquetFile(self.path, metadata=self.footer) as file:
                 column = file.read_row_group(group, columns=[self.column], use_threads=False).column(0)
@@ -130,6 +136,8 @@ def held_for(shards: list[Shard]) -> RowGroups:
 
 def bytes_in(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Returns the pictures' bytes in a column that holds them, or a struct that has them first."""
+    import pyarrow as pa
+
     if not pa.types.is_struct(column.type):
         return column
     return pa.chunked_array([chunk.flatten()[0] for chunk in column.chunks], type=column.type.field(0).type)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -25,6 +24,9 @@ from residuum.data.paths import Paths, displayed
 from residuum.errors import DataError, PictureError
 from residuum.imaging import Mode
 from residuum.threads import cores
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BAD_FRACTION = 0.05
 """More bad pictures than this share of a set stop everything: then it is the set that is wrong, not the pictures."""

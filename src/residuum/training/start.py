@@ -41,16 +41,17 @@ def start(
     wanted: Recipe, folder: Path, device: torch.device, listener: Listener | None, stop: Stop, world: World = ALONE
 ) -> Run:
     """Returns a new run, ready for its first step; from here on it can be resumed, whatever stops it."""
+    machine = hardware.describe(device) if world.is_main else {}
     if world.is_main:
         write_text(folder / "recipe.toml", recipe.to_toml(wanted))
-        _write_environment(folder, device, None)
+        _write_environment(folder, machine, None)
     stop.folder = folder
     run = build(wanted, folder, device, listener, stop=stop, world=world)
     warn_if_seen(run)
     if world.is_main:
         write_text(folder / "recipe.toml", recipe.to_toml(run.recipe))
         write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
-        _write_environment(folder, device, run.precision)
+        _write_environment(folder, machine, run.precision)
     return run
 
 
@@ -111,7 +112,7 @@ def resumed(
         write_text(folder / "recipe.toml", recipe.to_toml(run.recipe))
         write_json(folder / "data.json", {**run.parts.record, "skipped": run.skipped})
     if world.is_main:
-        _write_environment(folder, device, run.precision)
+        _write_environment(folder, hardware.describe(device), run.precision)
     run.records.note(f"Resumed at epoch {run.epoch}, step {run.step}.")
     return run
 
@@ -143,8 +144,8 @@ def write_text(path: Path, text: str) -> None:
     aside.replace(path)
 
 
-def _write_environment(folder: Path, device: torch.device, precision: str | None) -> None:
-    write_json(folder / "env.json", {**hardware.describe(device), "precision": precision, "launcher": launcher()})
+def _write_environment(folder: Path, machine: Mapping[str, object], precision: str | None) -> None:
+    write_json(folder / "env.json", {**machine, "precision": precision, "launcher": launcher()})
 
 
 def _changes(before: Recipe, now: Recipe) -> dict[str, tuple[Any, Any]]:
