@@ -2,7 +2,7 @@
 
     python benchmarks/measure.py digits [--seeds 3]
     python benchmarks/measure.py cifar --data SHARDS [--seeds 3]     # to 91.25 %, ResNet-20
-    python benchmarks/measure.py cifar94 --data SHARDS [--seeds 3]   # to 94 %, Swift ResNet-10
+    python benchmarks/measure.py cifar94 --data SHARDS [--seeds 3]   # to 94 %, Swift ResNet-7
     python benchmarks/measure.py photos|photos_probe|photos_scratch --data FOLDER [--seeds 3]
     python benchmarks/measure.py memory
     python benchmarks/measure.py resnet1202
@@ -34,8 +34,8 @@ from residuum.data.class_names import CLASS_NAMES
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 _PHOTOS = ("photos", "photos_probe", "photos_scratch")
-_RECIPES = {"cifar": "resnet20_cifar10_fast", "cifar94": "swift_resnet10_cifar10_fast"}
-_MIRRORED = ("swift_resnet10_cifar10_fast",)
+_RECIPES = {"cifar": "resnet20_cifar10_fast", "cifar94": "swift_resnet7_cifar10_fast"}
+_MIRRORED = ("swift_resnet7_cifar10_fast",)
 """Recipes whose networks are scored by the mean of each picture and its mirror, as their source does."""
 _PICTURES_OF = {"cifar10": 60_000, "cifar100": 60_000}
 

@@ -223,7 +223,7 @@ def read(name: str) -> list[Row]:
 _GOALS = {
     "digits": ("98.5 %, 60 s", "test accuracy, handwritten digits, `residuum train`"),
     "resnet20_cifar10_fast": ("91.25 %, 20 min", "test accuracy, CIFAR-10, `resnet20_cifar10_fast`"),
-    "swift_resnet10_cifar10_fast": ("94 %, 20 min", "test accuracy, CIFAR-10, `swift_resnet10_cifar10_fast`"),
+    "swift_resnet7_cifar10_fast": ("94 %, 20 min", "test accuracy, CIFAR-10, `swift_resnet7_cifar10_fast`"),
     "photos_scratch": (
         "about 70 % is what scratch gives",
         "accuracy on the validation ants and bees (which also chose the epoch), `photos_scratch`",

@@ -64,7 +64,7 @@ def test_the_filters_are_kept_and_not_trained() -> None:
     assert torch.equal(again.get_buffer("stem.conv.weight"), model.get_buffer("stem.conv.weight"))
 
 
-@pytest.mark.parametrize("name", ["swift_resnet10_cifar", "swift_wide_resnet10_cifar"])
+@pytest.mark.parametrize("name", ["swift_resnet7_cifar", "swift_resnet10_cifar", "swift_wide_resnet10_cifar"])
 def test_every_stage_adds_an_identity_shortcut(name: str) -> None:
     with torch.device("meta"):
         model = create_model(name)

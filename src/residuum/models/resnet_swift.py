@@ -5,7 +5,8 @@ Source: Jordan, arXiv:2404.00498, sections 3.1 (whitening, from Page's "How to t
     that start as the identity), 4 (widths; the identity shortcut over the last two convolutions of every stage is that
     of the network for 96 %); his code of 2024 for the small head.
 Departures: the blocks are those of arXiv:1512.03385, with ReLU for GELU; norms have a learned scale; maps are padded to
-    32, 16, 8 and 4 pixels, for 31, 15, 7 and 3; the network for 94 % has the shortcuts too.
+    32, 16, 8 and 4 pixels, for 31, 15, 7 and 3; the networks for 94 % have the shortcuts too (swift_resnet7_cifar is
+    the source's with a shortcut over the second of its two convolutions in every stage).
 Shapes: N pictures, C channels, H and W pixels, K classes.
 """
 
@@ -78,7 +79,8 @@ class GlobalMaxPool(nn.Module):
 class SwiftResNet(Network):
     """Stages of a widening convolution, 2x2 max pooling, norm and relu, then y = relu(branch(x) + x).
 
-    `channels` are the stages' widths; the other arguments are the options above.
+    `channels` are the stages' widths and `convs` the convolutions of each branch; the other arguments are the options
+    above.
     """
 
     pictures_wanted = 5000
@@ -86,6 +88,7 @@ class SwiftResNet(Network):
     def __init__(
         self,
         channels: Sequence[int],
+        convs: int = 2,
         *,
         num_classes: int = 10,
         in_channels: int = 3,
@@ -101,7 +104,7 @@ class SwiftResNet(Network):
         before = [whitening.out_channels, *wide[:-1]]
         self.stages = nn.Sequential(
             *(
-                layers.Stage(_widening(old, new), _block(new), checkpoint_activations=checkpoint_activations)
+                layers.Stage(_widening(old, new), _block(new, convs), checkpoint_activations=checkpoint_activations)
                 for old, new in zip(before, wide, strict=True)
             )
         )
@@ -144,9 +147,22 @@ def _widening(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-def _block(channels: int) -> layers.Block:
-    convs = layers.basic_branch(channels, channels, 1, width=1.0, groups=1, stride_in="3x3")
-    return layers.Block(convs, "A", drop_path=0.0)
+def _block(channels: int, convs: int) -> layers.Block:
+    return layers.Block([layers.conv(channels, channels, 3) for _ in range(convs)], "A", drop_path=0.0)
+
+
+@MODELS.register(
+    Card(
+        source="arXiv:2404.00498, section 3, with identity shortcuts in all stages",
+        params=1_972_514,
+        multiply_adds=146_573_824,
+        input_px=32,
+        num_classes=10,
+    )
+)
+def swift_resnet7_cifar(**options: Unpack[SwiftOptions]) -> SwiftResNet:
+    """Swift ResNet-7: whitened patches, then seven learned layers with up to 256 channels in three stages."""
+    return SwiftResNet((64, 256, 256), 1, **options)
 
 
 @MODELS.register(
