@@ -222,4 +222,24 @@ def test_a_check_that_compares_two_trainings_says_so() -> None:
     assert "plain20 and plain56 were trained here, for 14 epochs on pictures of 16 x 16 pixels." in finding.remarks[3]
     alone = told(EXPERIMENTS["responses"].card.read(rows[:-3]), rows[:-3])
     assert not any(MARK in check.what for check in alone.checks)
-    assert alone.remarks == ()
+    assert not alone.remarks
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "fails", "said"),
+    [
+        ("degradation", [net("resnet20", test=31), net("resnet56", test=30)],
+         [net("resnet20", test=31), net("resnet56", test=33)], "greater test error here, 33.00 % against 31.00 %"),
+        ("responses", responses((5, 4, 3, 2, 1)), responses((5, 4, 3, 3.5, 1)), "does not respond less per layer here"),
+        ("reuse", ROWS["reuse"][0], ROWS["reuse"][1], "the plain net's blocks are more alike over all pairs"),
+    ],
+)  # fmt: skip
+def test_what_differs_from_the_claim_is_said_where_it_does(
+    name: str, holds: list[Row], fails: list[Row], said: str
+) -> None:
+    if name == "degradation":
+        holds, fails = ([net("plain20"), net("plain56"), *rows] for rows in (holds, fails))
+    read = EXPERIMENTS[name].card.read
+    assert said in " ".join(read(fails).remarks)
+    assert said not in " ".join(read(holds).remarks)
+    assert "Unlike in the" not in " ".join(read(holds).remarks)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Mapping
+
 from residuum.lab.bench import Bench
 from residuum.lab.curves import how_measured, nets_of, panel, table
 from residuum.lab.experiments import EXPERIMENTS
@@ -42,7 +45,19 @@ def _read(rows: Rows) -> Finding:
         return draw_lines([panel("Plain nets", plain), panel("Residual nets", residual)])
 
     alt = "Training and test error by epoch: plain nets on the left, residual nets on the right"
-    return Finding(measures, checks, headlines, [Drawing("curves", alt, draw)], [table(rows)], how_measured(rows))
+    remarks = [*_of_test_errors(means(test)), *how_measured(rows)]
+    return Finding(measures, checks, headlines, [Drawing("curves", alt, draw)], [table(rows)], remarks)
+
+
+def _of_test_errors(mean: Mapping[str, float]) -> Iterator[str]:
+    """Says so where residual nets get worse with depth on pictures that they have not seen."""
+    shallow, deep = mean.get("resnet20", math.nan), mean.get("resnet56", math.nan)
+    if deep > shallow:
+        yield (
+            f"Unlike in the paper, the deeper residual net has the greater test error here, {deep:.2f} % against "
+            f"{shallow:.2f} %. The claim and its rule are about training error; a net that fits its pictures better "
+            "need not know others better, least of all where it has seen few of them."
+        )
 
 
 @EXPERIMENTS.register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -65,7 +66,18 @@ def _read(rows: Rows) -> Finding:
         return draw_matrices(matrices, axis="block", value="similarity of two blocks (linear CKA)")
 
     alt = "Linear CKA between all pairs of blocks, plain-56 and ResNet-56"
-    return Finding(measures, checks, headlines, [Drawing("similarity", alt, draw)])
+    remarks = [] if checks[0].holds else [_of_the_plain_net(means(by_net(rows, "net", "test_error")))]
+    return Finding(measures, checks, headlines, [Drawing("similarity", alt, draw)], remarks=remarks)
+
+
+def _of_the_plain_net(errors: Mapping[str, float]) -> str:
+    """Says what the blocks of the plain net are worth that are so alike."""
+    found = ", ".join(f"{net} {errors[net]:.1f} %" for net in ("plain56", "resnet56") if net in errors)
+    return (
+        "Unlike in the claim, the plain net's blocks are more alike over all pairs. Blocks are alike too where the "
+        f"later ones find nothing new{f' (test errors: {found})' if found else ''}: likeness says that something is "
+        "passed on, not that it is of use."
+    )
 
 
 @EXPERIMENTS.register(
