@@ -122,12 +122,14 @@ def distance(ones: list[Tensor], others: list[Tensor]) -> float:
         ("resnet20_cifar", {"shortcut": "C", "drop_path": 0.0}),
         ("wrn16_8_cifar", {"width": 1.0}),
         ("resnet50", {"stem": "cifar", "width": 0.25, "num_classes": 10}),
+        ("resnet18", {"num_classes": 10, "width": 0.25}),
     ],
 )
 def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
     torch.manual_seed(0)
     model = create_model(name, **options).to(memory_format=torch.channels_last).train()
-    images = torch.randn(32, 3, 16, 16).contiguous(memory_format=torch.channels_last)
+    side = 16 * model.feature_strides[0]
+    images = torch.randn(32, 3, side, side).contiguous(memory_format=torch.channels_last)
     state = copy.deepcopy(model.state_dict())
     found, running = [], []
     for forward, bf16 in ((model, False), (model, True), (fused.forward_of(model, CPU), True)):
@@ -138,11 +140,96 @@ def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, optio
         assert 0 < distance(exact, ours) <= 1.1 * distance(exact, torchs)
 
 
+CONVS = [
+    nn.Conv2d(32, 48, 1, bias=False),
+    nn.Conv2d(32, 16, 3, 2, 1, bias=False),
+    nn.Conv2d(32, 64, 3, 1, 1, groups=4, bias=False),
+]
+
+
+@here
+@pytest.mark.parametrize("conv", CONVS, ids=["1x1", "3x3 that strides", "grouped"])
+def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv: nn.Conv2d) -> None:
+    """One after the other keep relu(norm(x)); as one they compute it again."""
+    conv = copy.deepcopy(conv).to(memory_format=torch.channels_last)
+    found, kept = [], []
+    for joined in (conv, None):
+        torch.manual_seed(0)
+        x, norm = drawn(4, 32, 9, 9, seed=0, mean=1).requires_grad_(), norm_of(32)
+        sizes: dict[int, int] = {}
+        conv.zero_grad()
+
+        def count(tensor: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[tensor.data_ptr()] = tensor.numel() if tensor.dtype == torch.bfloat16 else 0
+            return tensor
+
+        with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+            assert fused._takes_over(conv)
+            y = fused._norm_relu(norm, x, None, joined)
+            y = conv(y) if joined is None else y
+        y.backward(drawn(*y.shape, seed=1))
+        gradients = (x.grad, norm.weight.grad, norm.bias.grad, conv.weight.grad, norm.running_mean, norm.running_var)
+        found.append((y.detach(), *(value.clone() for value in gradients if value is not None)))
+        kept.append(sum(sizes.values()))
+    assert len(found[0]) == len(found[1]) == 7
+    assert all(map(torch.equal, *found))
+    assert kept == [x.numel(), 2 * x.numel() + conv.weight.numel()]
+
+
+@here
+def test_what_does_not_learn_has_no_gradient() -> None:
+    x, norm, conv = drawn(4, 32, 5, 5, seed=0), norm_of(32), copy.deepcopy(CONVS[0])
+    for frozen in ([norm.weight, norm.bias], [conv.weight]):
+        for parameter in (*norm.parameters(), *conv.parameters()):
+            parameter.requires_grad_(not any(parameter is other for other in frozen)).grad = None
+        with torch.autocast("cpu", torch.bfloat16):
+            fused._norm_relu(norm, x, None, conv).sum().backward()  # type: ignore[no-untyped-call]
+        for parameter in (*norm.parameters(), *conv.parameters()):
+            assert (parameter.grad is not None) is parameter.requires_grad
+
+
+@here
+@pytest.mark.parametrize("shape", [(2, 16, 8, 8), (3, 32, 7, 9), (1, 48, 1, 2), (2, 16, 2, 1)])
+def test_it_is_torchs_max_pool(shape: tuple[int, int, int, int]) -> None:
+    """Of several largest values the first has the gradient; gradients add up to what float32's do."""
+    pool = nn.MaxPool2d(3, 2, 1)
+    x = drawn(*shape, seed=0).relu().requires_grad_()  # with zeros, of which many are the largest
+    y = fused._max_pool(pool, x)
+    assert type(y.grad_fn).__name__ == "_MaxPoolBackward"
+    gradient = drawn(*y.shape, seed=1)
+    y.backward(gradient)
+    wide = x.detach().float().requires_grad_()
+    expected = pool(wide)
+    expected.backward(gradient.float())
+    assert torch.equal(y.float(), expected)
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert x.grad is not None
+    assert wide.grad is not None
+    assert torch.equal(x.grad, wide.grad.bfloat16())
+
+
+@here
+def test_the_pool_passes_on_what_is_not_finite() -> None:
+    x = drawn(2, 16, 7, 7, seed=0)
+    x[0, 3, 2, 2] = float("nan")
+    x[1, 4] = float("-inf")
+    x[1, 5, 0, 0] = float("inf")
+    expected = nn.functional.max_pool2d(x, 3, 2, 1)
+    torch.testing.assert_close(fused._max_pool(nn.MaxPool2d(3, 2, 1), x), expected, rtol=0, atol=0, equal_nan=True)
+
+
+@here
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.MaxPool2d(3, 2)])
+def test_other_pools_are_torchs(pool: nn.MaxPool2d) -> None:
+    y = fused._max_pool(pool, drawn(2, 16, 8, 8, seed=0).requires_grad_())
+    assert type(y.grad_fn).__name__ == "MaxPool2DWithIndicesBackward0"
+
+
 @here
 def test_it_is_used_in_training_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    apply = fused._NormReLU.apply
-    monkeypatch.setattr(fused._NormReLU, "apply", lambda *given: calls.append(1) or apply(*given))
+    norm_relu = fused._normalised
+    monkeypatch.setattr(fused, "_normalised", lambda *given: calls.append(1) or norm_relu(*given))
     model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
     forward = fused.forward_of(model, CPU)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)

@@ -47,6 +47,12 @@ NODE = "autograd::engine::evaluate_function: "
         (Event("_NormReLU", 5), {parts.NORMS: 5}),
         (Event(f"{NODE}_NormReLUBackward", 1, [Event("_NormReLUBackward", 2, [Event("aten::empty", 4)])]),
          {parts.NORMS_BACKWARD: 7}),
+        (Event("_NormReLUConv", 1, [Event("aten::to", 2), Event("aten::conv2d", 4)]),
+         {parts.NORMS: 1, parts.FORMATS: 2, parts.FORWARD: 4}),
+        (Event(f"{NODE}_NormReLUConvBackward", 1,
+               [Event("_NormReLUConvBackward", 2, [Event("aten::convolution_backward", 4)])]),
+         {parts.NORMS_BACKWARD: 3, parts._BACKWARD: 4}),
+        (Event("_MaxPool", 1, [Event("aten::empty", 2)]), {parts.POOLING: 3}),
         (Event(f"{NODE}AddBackward0", 1, [Event("AddBackward0", 2)]), {parts.ADDITIONS: 3}),
         (Event(f"{NODE}NativeBatchNormBackward0", 1, [Event("aten::add", 2)]),  # gradients of two branches
          {parts.NORMS_BACKWARD: 1, parts.ADDITIONS: 2}),

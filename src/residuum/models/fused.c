@@ -1,5 +1,6 @@
 /* Batch norm, an optional addition, and ReLU, in one: forward and backward, in training, for bfloat16 [R, C] with the
-   channels innermost (channels_last), C a multiple of 16. Needs AVX-512 with bfloat16 instructions.
+   channels innermost (channels_last), C a multiple of 16. Needs AVX-512 with bfloat16 instructions. And the max pool of
+   a stem, forward and backward, which keeps a byte for each of its values.
 
    Sums are made over blocks of rows that do not depend on the number of threads, so neither do the results. */
 
@@ -20,6 +21,18 @@ static inline void store(bf16 *to, __m512 value) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(value));
 }
 
+/* What a value is after it was stored. */
+static inline __m512 rounded(__m512 value) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(value)), 16));
+}
+
+/* Where y was above 0, or no number: by y itself, or by what it was computed from where y is NULL. */
+static inline __mmask16 passed(const bf16 *y, __m512 x, const float *scale, const float *shift) {
+    const __m512 value =
+        y ? load(y) : rounded(_mm512_fmadd_ps(x, _mm512_loadu_ps(scale), _mm512_loadu_ps(shift)));
+    return _mm512_cmp_ps_mask(value, _mm512_setzero_ps(), _CMP_NLE_UQ);
+}
+
 static inline int64_t begin_of(int64_t block, int64_t rows) { return rows * block / BLOCKS; }
 
 /* The sums of all blocks, in their order; sums is float [BLOCKS, 2, C]. */
@@ -28,13 +41,13 @@ static void total(const float *sums, int64_t channels, int64_t which, int64_t ch
     for (int64_t block = 0; block < BLOCKS; block++) *found += sums[(block * 2 + which) * channels + channel];
 }
 
-/* y = relu(weight * (x - mean) / std + bias + residual); residual may be NULL. Leaves mean and 1 / std of the batch.
-   Returns 0, or 1 where memory is short. */
+/* y = relu(weight * (x - mean) / std + bias + residual); residual may be NULL. Leaves mean and 1 / std of the batch,
+   and scale and shift: y = relu(scale * x + shift + residual). Returns 0, or 1 where memory is short. */
 int norm_relu_forward(const bf16 *x, const bf16 *residual, const float *weight, const float *bias, float eps,
-                      int64_t rows, int64_t channels, bf16 *y, float *mean, float *variance, float *inverse_std) {
-    float *sums = calloc((size_t)(BLOCKS + 1) * 2 * channels, sizeof(float));
+                      int64_t rows, int64_t channels, bf16 *y, float *mean, float *variance, float *inverse_std,
+                      float *scale, float *shift) {
+    float *sums = calloc((size_t)BLOCKS * 2 * channels, sizeof(float));
     if (!sums) return 1;
-    float *scale = sums + (size_t)BLOCKS * 2 * channels, *shift = scale + channels;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -88,9 +101,21 @@ int norm_relu_forward(const bf16 *x, const bf16 *residual, const float *weight, 
     return 0;
 }
 
-/* The gradients of x, of the residual (NULL: none), of weight and bias, from that of y. */
+/* y = relu(scale * x + shift), bit for bit what the forward pass gave. */
+void norm_relu_again(const bf16 *x, const float *scale, const float *shift, int64_t rows, int64_t channels, bf16 *y) {
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < rows; row++)
+        for (int64_t c = 0; c < channels; c += LANES) {
+            const int64_t at = row * channels + c;
+            const __m512 value = _mm512_fmadd_ps(load(x + at), _mm512_loadu_ps(scale + c), _mm512_loadu_ps(shift + c));
+            store(y + at, _mm512_max_ps(_mm512_setzero_ps(), value));
+        }
+}
+
+/* The gradients of x, of the residual (NULL: none), of weight and bias, from that of y. Without a residual in the
+   forward pass y may be NULL: it is told from x, scale and shift where it was 0. */
 int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const float *weight, const float *mean,
-                       const float *inverse_std, int64_t rows, int64_t channels, bf16 *of_x, bf16 *of_residual,
+                       const float *inverse_std, const float *scale, const float *shift, int64_t rows, int64_t channels, bf16 *of_x, bf16 *of_residual,
                        float *of_weight, float *of_bias) {
     float *sums = calloc((size_t)(BLOCKS + 1) * 2 * channels + channels, sizeof(float));
     if (!sums) return 1;
@@ -105,10 +130,11 @@ int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const
                 __m512 one = zero, two = zero;
                 for (int64_t row = begin_of(block, rows); row < begin_of(block + 1, rows); row++) {
                     const int64_t at = row * channels + c;
-                    const __mmask16 on = _mm512_cmp_ps_mask(load(y + at), zero, _CMP_NLE_UQ);
+                    const __m512 value = load(x + at);
+                    const __mmask16 on = passed(y ? y + at : NULL, value, scale + c, shift + c);
                     const __m512 g = _mm512_maskz_mov_ps(on, load(gradient + at));
                     one = _mm512_add_ps(one, g);
-                    two = _mm512_fmadd_ps(g, _mm512_sub_ps(load(x + at), middle), two);
+                    two = _mm512_fmadd_ps(g, _mm512_sub_ps(value, middle), two);
                 }
                 _mm512_storeu_ps(sums + (block * 2) * channels + c, one);
                 _mm512_storeu_ps(sums + (block * 2 + 1) * channels + c, two);
@@ -129,13 +155,13 @@ int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const
         }
 #pragma omp for schedule(static)
         for (int64_t block = 0; block < BLOCKS; block++) {
-            const __m512 zero = _mm512_setzero_ps();
             for (int64_t row = begin_of(block, rows); row < begin_of(block + 1, rows); row++)
                 for (int64_t c = 0; c < channels; c += LANES) {
                     const int64_t at = row * channels + c;
-                    const __mmask16 on = _mm512_cmp_ps_mask(load(y + at), zero, _CMP_NLE_UQ);
+                    const __m512 value = load(x + at);
+                    const __mmask16 on = passed(y ? y + at : NULL, value, scale + c, shift + c);
                     const __m512 g = _mm512_maskz_mov_ps(on, load(gradient + at));
-                    const __m512 rest = _mm512_fmadd_ps(load(x + at), _mm512_loadu_ps(by_x + c), _mm512_loadu_ps(constant + c));
+                    const __m512 rest = _mm512_fmadd_ps(value, _mm512_loadu_ps(by_x + c), _mm512_loadu_ps(constant + c));
                     store(of_x + at, _mm512_fmadd_ps(g, _mm512_loadu_ps(by_gradient + c), rest));
                     if (of_residual) store(of_residual + at, g);
                 }
@@ -143,4 +169,61 @@ int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const
     }
     free(sums);
     return 0;
+}
+
+/* The largest of 3 x 3 values, every second one in both directions, of x [N, H, W, C] with a border of one that is
+   never the largest; y is [N, (H + 1) / 2, (W + 1) / 2, C]. `place` says which of the nine it was, the first of
+   several, or the last that is no number, as torch does it. */
+void max_pool_forward(const bf16 *x, int64_t pictures, int64_t height, int64_t width, int64_t channels, bf16 *y,
+                      uint8_t *place) {
+    const int64_t high = (height + 1) / 2, wide = (width + 1) / 2;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < pictures * high; row++) {
+        const int64_t picture = row / high, top = 2 * (row % high) - 1;
+        for (int64_t column = 0; column < wide; column++)
+            for (int64_t c = 0; c < channels; c += LANES) {
+                __m512 most = _mm512_set1_ps(-INFINITY);
+                /* the first that exists, should nothing be above -inf */
+                __m512i which = _mm512_set1_epi32((top < 0 ? 3 : 0) + (column == 0));
+                for (int64_t i = 0; i < 3; i++) {
+                    if (top + i < 0 || top + i >= height) continue;
+                    for (int64_t j = 0; j < 3; j++) {
+                        const int64_t left = 2 * column - 1 + j;
+                        if (left < 0 || left >= width) continue;
+                        const __m512 value = load(x + ((picture * height + top + i) * width + left) * channels + c);
+                        /* not less or equal: greater, or no number; what is no number stays until the next such */
+                        const __mmask16 more = _mm512_cmp_ps_mask(value, most, _CMP_GT_OQ) |
+                                               _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
+                        most = _mm512_mask_mov_ps(most, more, value);
+                        which = _mm512_mask_mov_epi32(which, more, _mm512_set1_epi32((int)(3 * i + j)));
+                    }
+                }
+                const int64_t at = (row * wide + column) * channels + c;
+                store(y + at, most);
+                _mm_storeu_si128((__m128i *)(place + at), _mm512_cvtepi32_epi8(which));
+            }
+    }
+}
+
+/* The gradient of x from that of y: of up to four values where windows overlap, rounded once. */
+void max_pool_backward(const bf16 *gradient, const uint8_t *place, int64_t pictures, int64_t height, int64_t width,
+                       int64_t channels, bf16 *of_x) {
+    const int64_t high = (height + 1) / 2, wide = (width + 1) / 2;
+#pragma omp parallel for schedule(static)
+    for (int64_t row = 0; row < pictures * height; row++) {
+        const int64_t picture = row / height, down = row % height;
+        for (int64_t across = 0; across < width; across++)
+            for (int64_t c = 0; c < channels; c += LANES) {
+                __m512 sum = _mm512_setzero_ps();
+                for (int64_t i = down / 2; i <= (down + 1) / 2 && i < high; i++)
+                    for (int64_t j = across / 2; j <= (across + 1) / 2 && j < wide; j++) {
+                        const int64_t at = ((picture * high + i) * wide + j) * channels + c;
+                        const int64_t own = 3 * (down - 2 * i + 1) + across - 2 * j + 1;
+                        const __m512i which = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(place + at)));
+                        const __mmask16 it = _mm512_cmpeq_epi32_mask(which, _mm512_set1_epi32((int)own));
+                        sum = _mm512_mask_add_ps(sum, it, sum, load(gradient + at));
+                    }
+                store(of_x + (row * width + across) * channels + c, sum);
+            }
+    }
 }

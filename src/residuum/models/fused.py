@@ -1,8 +1,9 @@
-"""Training steps on CPUs with fewer passes over memory: batch norm, the addition of the shortcut and ReLU in one.
+"""Training steps on CPUs with fewer passes over memory, and in less of it: batch norm, addition and ReLU in one.
 
-Of a step of ResNet-20 in bfloat16 they take a third of the time when each goes through memory on its own. `fused.c`
-does them together (see `native`). Where there is no C compiler, or the processor has no bfloat16 instructions of
-AVX-512, everything is computed by torch.
+Of a step of ResNet-20 in bfloat16 these take a third of the time when each goes through memory on its own. `fused.c`
+does them together (see `native`). What they give a convolution alone is not kept for the backward pass, which computes
+it again, bit for bit, and the max pool of a stem keeps a byte of each value. Where there is no C compiler, or the
+processor has no bfloat16 instructions of AVX-512, everything is computed by torch.
 
 The network stays what it is: `forward_of` gives another way through the same modules, for training steps alone.
 
@@ -13,9 +14,9 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +57,11 @@ def _stage(stage: nn.Module, x: Tensor) -> Tensor:
         if isinstance(block, Block) and not _hooked(block):
             x = _block(block, x)
         elif isinstance(block, PreActivationBlock) and not _hooked(block):
-            activated = _in_a_row(block.activate, x)
-            short = block.shortcut(x if isinstance(block.shortcut, nn.Identity) else activated)
-            x = _in_a_row(block.branch, activated) + short
+            if isinstance(block.shortcut, nn.Identity):
+                x = _in_a_row([*_layers(block.activate), *_layers(block.branch)], x) + block.shortcut(x)
+            else:
+                activated = _in_a_row(block.activate, x)
+                x = _in_a_row(block.branch, activated) + block.shortcut(activated)
         else:
             x = _in_a_row(block, x)
     return x
@@ -75,34 +78,77 @@ def _block(block: Block, x: Tensor) -> Tensor:
 
 
 def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
-    """Returns x after the layers of a Sequential, of which a batch norm and the relu after it go in one."""
-    every = list(layers.children()) if isinstance(layers, nn.Sequential) and not _hooked(layers) else layers
-    if isinstance(every, nn.Module):
-        y: Tensor = every(x)
-        return y
-    following: Iterator[nn.Module | None] = iter([*every[1:], None])
-    skip = False
-    for layer, then in zip(every, following, strict=True):
-        if skip:
-            skip = False
-        elif isinstance(layer, nn.BatchNorm2d) and isinstance(then, nn.ReLU) and not _hooked(then):
-            x, skip = _norm_relu(layer, x, None), True
+    """Returns x after the layers of a Sequential, of which a batch norm, the relu and the convolution after it go in
+    one."""
+    every = _layers(layers) if isinstance(layers, nn.Module) else layers
+    at = 0
+    while at < len(every):
+        layer = every[at]
+        then, last = (*every[at + 1 : at + 3], None, None)[:2]
+        if isinstance(layer, nn.BatchNorm2d) and isinstance(then, nn.ReLU) and not _hooked(then):
+            conv = last if _takes_over(last) else None
+            x = _norm_relu(layer, x, None, conv)
+            at += 2 if conv is None else 3
         else:
-            x = layer(x)
+            x = _max_pool(layer, x) if isinstance(layer, nn.MaxPool2d) else layer(x)
+            at += 1
     return x
 
 
-def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None) -> Tensor:
-    """Returns relu(norm(x) + residual); [N, C, H, W]."""
+def _layers(module: nn.Module) -> list[nn.Module]:
+    """Returns the layers of a Sequential, or the module itself where somebody watches it or it is another."""
+    return list(module) if isinstance(module, nn.Sequential) and not _hooked(module) else [module]
+
+
+def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: nn.Conv2d | None = None) -> Tensor:
+    """Returns relu(norm(x) + residual), or where there is a convolution after it, what that makes of it."""
     if not _fits(norm, x, residual):
         y = norm(x)
-        return torch.relu_(y if residual is None else y.add_(residual))
+        y = torch.relu_(y if residual is None else y.add_(residual))
+        return y if conv is None else conv(y)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
-    result: Tensor = _NormReLU.apply(x, residual, norm.weight, norm.bias, norm)
+    result: Tensor
+    if conv is None:
+        result = _NormReLU.apply(x, residual, norm.weight, norm.bias, norm)
+    else:
+        result = _NormReLUConv.apply(x, norm.weight, norm.bias, conv.weight, norm, conv)
     return result
+
+
+def _takes_over(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a convolution that can be computed together with the norm before it."""
+    return (
+        type(layer) is nn.Conv2d
+        and layer.bias is None
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+        and layer.weight.dtype == torch.float32
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and not _hooked(layer)
+    )
+
+
+def _max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
+    """Returns pool(x), by the kernel where it is the one of a stem."""
+    as_in_stems = (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (3, 2, 1, 1)
+    if (
+        as_in_stems
+        and type(pool) is nn.MaxPool2d
+        and not (pool.ceil_mode or pool.return_indices or _hooked(pool))
+        and pool.training
+        and x.dtype == torch.bfloat16
+        and x.numel() > 0
+        and x.shape[1] % _LANES == 0
+        and x.is_contiguous(memory_format=torch.channels_last)
+    ):
+        y: Tensor = _MaxPool.apply(x)
+        return y
+    pooled: Tensor = pool(x)
+    return pooled
 
 
 def _fits(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None) -> bool:
@@ -130,47 +176,131 @@ def _hooked(module: nn.Module) -> bool:
 
 
 class _NormReLU(torch.autograd.Function):
-    """y = relu(norm(x) + residual) in training, which moves the norm's running statistics."""
+    """y = relu(norm(x) + residual) in training, which moves the norm's running statistics.
+
+    Without a residual y itself is not kept: x tells where it was 0.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d
     ) -> Tensor:
-        kernel = library()
-        assert kernel is not None
-        count, channels = x.numel() // x.shape[1], x.shape[1]
-        y = torch.empty_like(x, memory_format=torch.channels_last)
-        mean, variance, inverse_std = torch.empty(3, channels, dtype=torch.float32)
-        failed = kernel.norm_relu_forward(
-            _at(x), _at(residual), _at(weight), _at(bias), norm.eps, count, channels,
-            _at(y), _at(mean), _at(variance), _at(inverse_std),
-        )  # fmt: skip
-        _raise_if(failed)
-        assert norm.running_mean is not None
-        assert norm.running_var is not None
-        assert norm.momentum is not None
-        norm.running_mean.lerp_(mean, norm.momentum)
-        norm.running_var.lerp_(variance.mul_(count / (count - 1)), norm.momentum)
-        ctx.save_for_backward(x, y, weight, mean, inverse_std)
-        ctx.has_residual = residual is not None
+        y, statistics = _normalised(norm, x, residual, weight, bias)
+        ctx.save_for_backward(x, None if residual is None else y, weight, statistics)
         return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, weight, statistics = ctx.saved_tensors
+        return *_gradients(x, y, gradient, weight, statistics, y is not None and ctx.needs_input_grad[1]), None
+
+
+class _NormReLUConv(torch.autograd.Function):
+    """conv(relu(norm(x))) in training, without keeping what goes into the convolution, which the backward pass
+    computes again from x, nor the convolution's weights in bfloat16."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_conv: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d
+    ) -> Tensor:
+        y, statistics = _normalised(norm, x, None, weight, bias)
+        ctx.save_for_backward(x, weight, statistics, of_conv)
+        ctx.conv = conv.stride, conv.padding, conv.dilation, conv.groups
+        return torch.conv2d(y, of_conv.to(y.dtype), None, *ctx.conv)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         kernel = library()
         assert kernel is not None
-        x, y, weight, mean, inverse_std = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_x = torch.empty_like(x, memory_format=torch.channels_last)
-        of_residual = torch.empty_like(of_x) if ctx.has_residual and ctx.needs_input_grad[1] else None
-        of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
-        failed = kernel.norm_relu_backward(
-            _at(x), _at(y), _at(gradient), _at(weight), _at(mean), _at(inverse_std), x.numel() // x.shape[1],
-            x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
+        x, weight, statistics, of_conv = ctx.saved_tensors
+        y = torch.empty_like(x, memory_format=torch.channels_last)
+        kernel.norm_relu_again(
+            _at(x), _at(statistics[3]), _at(statistics[4]), x.numel() // x.shape[1], x.shape[1], _at(y)
+        )
+        stride, padding, dilation, groups = ctx.conv
+        further, learns = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
+        of_y, of_conv, _ = torch.ops.aten.convolution_backward(
+            gradient, y, of_conv.to(y.dtype), None, stride, padding, dilation, False, (0, 0), groups,
+            (further, learns, False),
         )  # fmt: skip
-        _raise_if(failed)
-        return of_x, of_residual, of_weight, of_bias, None
+        del y
+        of_conv = of_conv.float() if learns else None
+        if not further:
+            return None, None, None, of_conv, None, None
+        of_x, _, of_weight, of_bias = _gradients(x, None, of_y, weight, statistics, False)
+        return of_x, of_weight, of_bias, of_conv, None, None
+
+
+class _MaxPool(torch.autograd.Function):
+    """Torch's max_pool2d(x, 3, 2, 1), which keeps a byte of each of its values where torch keeps eight, and x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        kernel = library()
+        assert kernel is not None
+        pictures, channels, height, width = x.shape
+        y = x.new_empty((pictures, channels, (height + 1) // 2, (width + 1) // 2)).to(memory_format=torch.channels_last)
+        place = torch.empty_like(y, dtype=torch.uint8, memory_format=torch.channels_last)
+        kernel.max_pool_forward(_at(x), pictures, height, width, channels, _at(y), _at(place))
+        ctx.save_for_backward(place)
+        ctx.shape = x.shape
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        kernel = library()
+        assert kernel is not None
+        (place,) = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        pictures, channels, height, width = ctx.shape
+        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
+        kernel.max_pool_backward(_at(gradient), _at(place), pictures, height, width, channels, _at(of_x))
+        return of_x
+
+
+def _normalised(
+    norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns relu(norm(x) + residual), and [5, C] of the batch: mean, variance, 1 / std, and the scale and shift that
+    they and the norm's weights make; moves the running statistics."""
+    kernel = library()
+    assert kernel is not None
+    count, channels = x.numel() // x.shape[1], x.shape[1]
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    statistics = torch.empty(5, channels, dtype=torch.float32)
+    mean, variance, *_ = statistics
+    failed = kernel.norm_relu_forward(
+        _at(x), _at(residual), _at(weight), _at(bias), norm.eps, count, channels, _at(y), *map(_at, statistics)
+    )
+    _raise_if(failed)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert norm.momentum is not None
+    norm.running_mean.lerp_(mean, norm.momentum)
+    norm.running_var.lerp_(variance.mul_(count / (count - 1)), norm.momentum)
+    return y, statistics
+
+
+def _gradients(
+    x: Tensor, y: Tensor | None, gradient: Tensor, weight: Tensor, statistics: Tensor, has_residual: bool
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """Returns those of x, of the residual, of the norm's weight and bias, from that of relu(norm(x) + residual)."""
+    kernel = library()
+    assert kernel is not None
+    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    mean, _, inverse_std, scale, shift = statistics
+    of_x = torch.empty_like(x, memory_format=torch.channels_last)
+    of_residual = torch.empty_like(of_x) if has_residual else None
+    of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
+    failed = kernel.norm_relu_backward(
+        _at(x), _at(y), _at(gradient), _at(weight), _at(mean), _at(inverse_std), _at(scale), _at(shift),
+        x.numel() // x.shape[1], x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
+    )  # fmt: skip
+    _raise_if(failed)
+    return of_x, of_residual, of_weight, of_bias
 
 
 def _at(tensor: Tensor | None) -> ctypes.c_void_p:
@@ -191,6 +321,9 @@ def library() -> ctypes.CDLL | None:
     if loaded is None:
         return None
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
-    loaded.norm_relu_forward.argtypes = [*[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 4]
-    loaded.norm_relu_backward.argtypes = [*[pointer] * 6, whole, whole, *[pointer] * 4]
+    loaded.norm_relu_forward.argtypes = [*[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 6]
+    loaded.norm_relu_again.argtypes = [*[pointer] * 3, whole, whole, pointer]
+    loaded.norm_relu_backward.argtypes = [*[pointer] * 8, whole, whole, *[pointer] * 4]
+    loaded.max_pool_forward.argtypes = [pointer, *[whole] * 4, pointer, pointer]
+    loaded.max_pool_backward.argtypes = [pointer, pointer, *[whole] * 4, pointer]
     return loaded

@@ -59,12 +59,13 @@ _BY_NAME = {
     FORWARD: "conv2d convolution _convolution mkldnn_convolution cudnn_convolution mkldnn::_convolution_pointwise",
     _BACKWARD: "ConvolutionBackward0 convolution_backward",
     NORMS: "batch_norm native_batch_norm _batch_norm_impl_index cudnn_batch_norm group_norm native_group_norm "
-    "layer_norm native_layer_norm _NormReLU",
+    "layer_norm native_layer_norm _NormReLU _NormReLUConv",
     NORMS_BACKWARD: "NativeBatchNormBackward0 CudnnBatchNormBackward0 NativeGroupNormBackward0 "
-    "NativeLayerNormBackward0 _NormReLUBackward native_batch_norm_backward cudnn_batch_norm_backward",
+    "NativeLayerNormBackward0 _NormReLUBackward _NormReLUConvBackward native_batch_norm_backward "
+    "cudnn_batch_norm_backward",
     ADDITIONS: "add add_ relu relu_ threshold_backward AddBackward0 ReluBackward0",
-    POOLING: "max_pool2d avg_pool2d adaptive_avg_pool2d mean MaxPool2DWithIndicesBackward0 AvgPool2DBackward0 "
-    "AdaptiveAvgPool2DBackward0 MeanBackward1",
+    POOLING: "max_pool2d avg_pool2d adaptive_avg_pool2d mean _MaxPool _MaxPoolBackward MaxPool2DWithIndicesBackward0 "
+    "AvgPool2DBackward0 AdaptiveAvgPool2DBackward0 MeanBackward1",
     PRODUCTS: "linear addmm mm matmul AddmmBackward0 MmBackward0 TBackward0",
     LOSS: "NllLossBackward0 LogSoftmaxBackward0 BinaryCrossEntropyWithLogitsBackward0",
     FORMATS: "to _to_copy ToCopyBackward0",
@@ -75,6 +76,7 @@ _BY_NAME = {
     AUGMENTATION: "augmentation",
 }
 _GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.split()} | {"the loss": LOSS}
+_WITH_OTHERS = ("_NormReLUConv", "_NormReLUConvBackward")
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -181,8 +183,8 @@ def _group(name: str, outer: str, closed: bool) -> tuple[str, bool]:
         return COMPILED, False
     if name.startswith(_NODE):  # in which gradients of several branches are also added
         return own or OTHER, False
-    if own == COMPILED:  # with the operations of libraries inside
-        return own, False
+    if own == COMPILED or short in _WITH_OTHERS:  # with the operations of libraries inside
+        return own or OTHER, False
     if own is not None:
         return own, True
     return (OTHER, False) if name.startswith("aten::") and outer in (PYTHON, OTHER) else (outer, False)
