@@ -189,43 +189,6 @@ def test_what_does_not_learn_has_no_gradient() -> None:
 
 
 @here
-@pytest.mark.parametrize("shape", [(2, 16, 8, 8), (3, 32, 7, 9), (1, 48, 1, 2), (2, 16, 2, 1)])
-def test_it_is_torchs_max_pool(shape: tuple[int, int, int, int]) -> None:
-    """Of several largest values the first has the gradient; gradients add up to what float32's do."""
-    pool = nn.MaxPool2d(3, 2, 1)
-    x = drawn(*shape, seed=0).relu().requires_grad_()  # with zeros, of which many are the largest
-    y = fused._max_pool(pool, x)
-    assert type(y.grad_fn).__name__ == "_MaxPoolBackward"
-    gradient = drawn(*y.shape, seed=1)
-    y.backward(gradient)
-    wide = x.detach().float().requires_grad_()
-    expected = pool(wide)
-    expected.backward(gradient.float())
-    assert torch.equal(y.float(), expected)
-    assert y.is_contiguous(memory_format=torch.channels_last)
-    assert x.grad is not None
-    assert wide.grad is not None
-    assert torch.equal(x.grad, wide.grad.bfloat16())
-
-
-@here
-def test_the_pool_passes_on_what_is_not_finite() -> None:
-    x = drawn(2, 16, 7, 7, seed=0)
-    x[0, 3, 2, 2] = float("nan")
-    x[1, 4] = float("-inf")
-    x[1, 5, 0, 0] = float("inf")
-    expected = nn.functional.max_pool2d(x, 3, 2, 1)
-    torch.testing.assert_close(fused._max_pool(nn.MaxPool2d(3, 2, 1), x), expected, rtol=0, atol=0, equal_nan=True)
-
-
-@here
-@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.MaxPool2d(3, 2, 1, ceil_mode=True), nn.MaxPool2d(3, 2)])
-def test_other_pools_are_torchs(pool: nn.MaxPool2d) -> None:
-    y = fused._max_pool(pool, drawn(2, 16, 8, 8, seed=0).requires_grad_())
-    assert type(y.grad_fn).__name__ == "MaxPool2DWithIndicesBackward0"
-
-
-@here
 def test_it_is_used_in_training_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     norm_relu = fused._normalised

@@ -1,6 +1,5 @@
 /* Batch norm, an optional addition, and ReLU, in one: forward and backward, in training, for bfloat16 [R, C] with the
-   channels innermost (channels_last), C a multiple of 16. Needs AVX-512 with bfloat16 instructions. And the max pool of
-   a stem, forward and backward, which keeps a byte for each of its values.
+   channels innermost (channels_last), C a multiple of 16. Needs AVX-512 with bfloat16 instructions.
 
    Sums are made over blocks of rows that do not depend on the number of threads, so neither do the results. */
 
@@ -169,61 +168,4 @@ int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const
     }
     free(sums);
     return 0;
-}
-
-/* The largest of 3 x 3 values, every second one in both directions, of x [N, H, W, C] with a border of one that is
-   never the largest; y is [N, (H + 1) / 2, (W + 1) / 2, C]. `place` says which of the nine it was, the first of
-   several, or the last that is no number, as torch does it. */
-void max_pool_forward(const bf16 *x, int64_t pictures, int64_t height, int64_t width, int64_t channels, bf16 *y,
-                      uint8_t *place) {
-    const int64_t high = (height + 1) / 2, wide = (width + 1) / 2;
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < pictures * high; row++) {
-        const int64_t picture = row / high, top = 2 * (row % high) - 1;
-        for (int64_t column = 0; column < wide; column++)
-            for (int64_t c = 0; c < channels; c += LANES) {
-                __m512 most = _mm512_set1_ps(-INFINITY);
-                /* the first that exists, should nothing be above -inf */
-                __m512i which = _mm512_set1_epi32((top < 0 ? 3 : 0) + (column == 0));
-                for (int64_t i = 0; i < 3; i++) {
-                    if (top + i < 0 || top + i >= height) continue;
-                    for (int64_t j = 0; j < 3; j++) {
-                        const int64_t left = 2 * column - 1 + j;
-                        if (left < 0 || left >= width) continue;
-                        const __m512 value = load(x + ((picture * height + top + i) * width + left) * channels + c);
-                        /* not less or equal: greater, or no number; what is no number stays until the next such */
-                        const __mmask16 more = _mm512_cmp_ps_mask(value, most, _CMP_GT_OQ) |
-                                               _mm512_cmp_ps_mask(value, value, _CMP_UNORD_Q);
-                        most = _mm512_mask_mov_ps(most, more, value);
-                        which = _mm512_mask_mov_epi32(which, more, _mm512_set1_epi32((int)(3 * i + j)));
-                    }
-                }
-                const int64_t at = (row * wide + column) * channels + c;
-                store(y + at, most);
-                _mm_storeu_si128((__m128i *)(place + at), _mm512_cvtepi32_epi8(which));
-            }
-    }
-}
-
-/* The gradient of x from that of y: of up to four values where windows overlap, rounded once. */
-void max_pool_backward(const bf16 *gradient, const uint8_t *place, int64_t pictures, int64_t height, int64_t width,
-                       int64_t channels, bf16 *of_x) {
-    const int64_t high = (height + 1) / 2, wide = (width + 1) / 2;
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < pictures * height; row++) {
-        const int64_t picture = row / height, down = row % height;
-        for (int64_t across = 0; across < width; across++)
-            for (int64_t c = 0; c < channels; c += LANES) {
-                __m512 sum = _mm512_setzero_ps();
-                for (int64_t i = down / 2; i <= (down + 1) / 2 && i < high; i++)
-                    for (int64_t j = across / 2; j <= (across + 1) / 2 && j < wide; j++) {
-                        const int64_t at = ((picture * high + i) * wide + j) * channels + c;
-                        const int64_t own = 3 * (down - 2 * i + 1) + across - 2 * j + 1;
-                        const __m512i which = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(place + at)));
-                        const __mmask16 it = _mm512_cmpeq_epi32_mask(which, _mm512_set1_epi32((int)own));
-                        sum = _mm512_mask_add_ps(sum, it, sum, load(gradient + at));
-                    }
-                store(of_x + (row * width + across) * channels + c, sum);
-            }
-    }
 }

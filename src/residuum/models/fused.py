@@ -2,8 +2,8 @@
 
 Of a step of ResNet-20 in bfloat16 these take a third of the time when each goes through memory on its own. `fused.c`
 does them together (see `native`). What they give a convolution alone is not kept for the backward pass, which computes
-it again, bit for bit, and the max pool of a stem keeps a byte of each value. Where there is no C compiler, or the
-processor has no bfloat16 instructions of AVX-512, everything is computed by torch.
+it again, bit for bit. Max pooling is `pool.py`'s. Where there is no C compiler, or the processor has no bfloat16
+instructions of AVX-512, everything is computed by torch.
 
 The network stays what it is: `forward_of` gives another way through the same modules, for training steps alone.
 
@@ -24,6 +24,7 @@ from torch.autograd.function import once_differentiable
 
 from residuum import hardware, native
 from residuum.models.layers import Block, Network, PreActivationBlock, Stage
+from residuum.models.pool import max_pool
 
 _SOURCE = Path(__file__).with_name("fused.c")
 _LANES = 16
@@ -90,7 +91,8 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
             x = _norm_relu(layer, x, None, conv)
             at += 2 if conv is None else 3
         else:
-            x = _max_pool(layer, x) if isinstance(layer, nn.MaxPool2d) else layer(x)
+            pools = isinstance(layer, nn.MaxPool2d) and not _hooked(layer)
+            x = max_pool(layer, x) if pools else layer(x)
             at += 1
     return x
 
@@ -130,25 +132,6 @@ def _takes_over(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not _hooked(layer)
     )
-
-
-def _max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
-    """Returns pool(x), by the kernel where it is the one of a stem."""
-    as_in_stems = (pool.kernel_size, pool.stride, pool.padding, pool.dilation) == (3, 2, 1, 1)
-    if (
-        as_in_stems
-        and type(pool) is nn.MaxPool2d
-        and not (pool.ceil_mode or pool.return_indices or _hooked(pool))
-        and pool.training
-        and x.dtype == torch.bfloat16
-        and x.numel() > 0
-        and x.shape[1] % _LANES == 0
-        and x.is_contiguous(memory_format=torch.channels_last)
-    ):
-        y: Tensor = _MaxPool.apply(x)
-        return y
-    pooled: Tensor = pool(x)
-    return pooled
 
 
 def _fits(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None) -> bool:
@@ -233,34 +216,6 @@ class _NormReLUConv(torch.autograd.Function):
         return of_x, of_weight, of_bias, of_conv, None, None
 
 
-class _MaxPool(torch.autograd.Function):
-    """Torch's max_pool2d(x, 3, 2, 1), which keeps a byte of each of its values where torch keeps eight, and x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        kernel = library()
-        assert kernel is not None
-        pictures, channels, height, width = x.shape
-        y = x.new_empty((pictures, channels, (height + 1) // 2, (width + 1) // 2)).to(memory_format=torch.channels_last)
-        place = torch.empty_like(y, dtype=torch.uint8, memory_format=torch.channels_last)
-        kernel.max_pool_forward(_at(x), pictures, height, width, channels, _at(y), _at(place))
-        ctx.save_for_backward(place)
-        ctx.shape = x.shape
-        return y
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        kernel = library()
-        assert kernel is not None
-        (place,) = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        pictures, channels, height, width = ctx.shape
-        of_x = torch.empty(ctx.shape, dtype=gradient.dtype, memory_format=torch.channels_last)
-        kernel.max_pool_backward(_at(gradient), _at(place), pictures, height, width, channels, _at(of_x))
-        return of_x
-
-
 def _normalised(
     norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -324,6 +279,4 @@ def library() -> ctypes.CDLL | None:
     loaded.norm_relu_forward.argtypes = [*[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 6]
     loaded.norm_relu_again.argtypes = [*[pointer] * 3, whole, whole, pointer]
     loaded.norm_relu_backward.argtypes = [*[pointer] * 8, whole, whole, *[pointer] * 4]
-    loaded.max_pool_forward.argtypes = [pointer, *[whole] * 4, pointer, pointer]
-    loaded.max_pool_backward.argtypes = [pointer, pointer, *[whole] * 4, pointer]
     return loaded
