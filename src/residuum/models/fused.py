@@ -91,8 +91,7 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
             x = _norm_relu(layer, x, None, conv)
             at += 2 if conv is None else 3
         else:
-            pools = isinstance(layer, nn.MaxPool2d) and not _hooked(layer)
-            x = max_pool(layer, x) if pools else layer(x)
+            x = max_pool(layer, x) if isinstance(layer, nn.MaxPool2d) and not _hooked(layer) else layer(x)
             at += 1
     return x
 

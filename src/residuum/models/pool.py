@@ -34,7 +34,7 @@ def max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
     size, stride, padding = window
     high, wide = (_outputs(side, size, stride, padding, pool.ceil_mode) for side in x.shape[2:])
     if min(high, wide) < 1:
-        return pool(x)  # torch says why not
+        raise RuntimeError(f"max pooling over {size} x {size} pixels: a map of {[*x.shape[2:]]} is too small")
     shape = _Pool(x.shape[0], *x.shape[2:], x.shape[1], size, stride, padding, high, wide)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _forward(shape, x, None)
