@@ -68,3 +68,13 @@ def test_lines_differ_in_more_than_colour(drawn: Callable[[str], Figure]) -> Non
 def test_bars_differ_in_more_than_colour(drawn: Callable[[str], Figure]) -> None:
     first, second = drawn("bars").axes[0].containers
     assert first[0].get_hatch() != second[0].get_hatch()
+
+
+def test_numbers_on_axes_have_no_exponent() -> None:
+    assert [plots.in_short(value) for value in (0.3871, 5.23, 68.8, 388.6, 2512.0)] == [
+        "0.39",
+        "5.2",
+        "69",
+        "390",
+        "2500",
+    ]

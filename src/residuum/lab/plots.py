@@ -148,7 +148,7 @@ def draw_contours(grids: Mapping[str, NDArray[np.float64]], coordinates: Sequenc
             coordinates, coordinates, np.clip(grid, levels[0], levels[-1]), levels=levels[::2], colors="white",
             linewidths=0.7,
         )  # fmt: skip
-        each.clabel(lines, fmt="%.2g", fontsize=7)
+        each.clabel(lines, levels=lines.levels[::2], fmt=in_short, fontsize=7)
         each.plot(0, 0, "+", color="white", ms=12, mew=2)
         each.set_title(name, loc="left", fontsize=12, fontweight="bold", color=INK)
         each.set_xlabel("along direction 1 (norms of the filters)", color=QUIET)
@@ -156,7 +156,9 @@ def draw_contours(grids: Mapping[str, NDArray[np.float64]], coordinates: Sequenc
         each.set_aspect("equal")
         each.tick_params(length=0, labelsize=9, colors=QUIET)
         each.spines[:].set_visible(False)
-    bar = figure.colorbar(shown, ax=list(axes), shrink=0.85, pad=0.02, format="%.2g")
+    bar = figure.colorbar(
+        shown, ax=list(axes), shrink=0.85, pad=0.02, format=FuncFormatter(lambda value, _: in_short(value))
+    )
     bar.set_label("loss (cross-entropy, logarithmic)", color=QUIET)
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, which="both", labelsize=9, colors=QUIET)
@@ -180,14 +182,19 @@ def draw_surfaces(grids: Mapping[str, NDArray[np.float64]], coordinates: Sequenc
         axes.set_title(name, loc="left", fontsize=12, fontweight="bold", color=INK)
         axes.set_xlabel("direction 1", color=QUIET)
         axes.set_ylabel("direction 2", color=QUIET)
-        axes.set_zlabel("loss", color=QUIET, labelpad=12)
+        axes.set_zlabel("loss", color=QUIET, labelpad=14)
         for axis in (axes.xaxis, axes.yaxis, axes.zaxis):
             axis.set_major_locator(MaxNLocator(5))
-        axes.zaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.2g}"))
+        axes.zaxis.set_major_formatter(FuncFormatter(lambda value, _: in_short(10**value)))
         axes.tick_params(labelsize=8, colors=QUIET)
         axes.view_init(elev=32, azim=-58)
         axes.set_box_aspect(None, zoom=0.82)
     return png(figure)
+
+
+def in_short(value: float) -> str:
+    """Returns a number with two digits that count, and never with an exponent: '0.39', '5.2', '390'."""
+    return f"{float(f'{value:.2g}'):g}" if value < 1e6 else f"{value:.2g}"
 
 
 def _levels(grids: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
