@@ -192,9 +192,9 @@ int part(const Library *library, const uint8_t *data, int64_t length, int64_t sc
             uint8_t *into = out + (row < 0 ? 0 : row) * wide * channels;
             if (library->read(&decoder, &into, 1) != 1) goto done;
         }
-        /* The decoder may have looked ahead, to the marker that ends the data. */
+        /* The decoder may have looked ahead, to the marker that ends the data; a progressive one has read them all. */
         const int64_t at = source.next - data - 16;
-        failed = !has_end(data, length, at > scan ? at : scan);
+        failed = !decoder.known_bits && !has_end(data, length, at > scan ? at : scan);
     }
 done:
     library->destroy(&decoder);
