@@ -1,4 +1,4 @@
-"""The part of a JPEG that a crop shows, to Pillow's bits, without decoding the rest. Everything else is Pillow's to open.
+"""The part of a JPEG that a crop shows, to Pillow's bits, without decoding the rest. All else is Pillow's to open.
 
 Rows below the part are not decoded, rows above and columns beside it only as far as the next ones need them: with
 `jpeg.c` (see `native`) and the libjpeg-turbo that Pillow itself has loaded. Where one of the two is missing, or gives
@@ -64,7 +64,11 @@ class Photo:
 
 
 def seen(
-    source: str | os.PathLike[str] | bytes, mode: Mode = "RGB", *, name: str | None = None, at_least_px: int | None = None
+    source: str | os.PathLike[str] | bytes,
+    mode: Mode = "RGB",
+    *,
+    name: str | None = None,
+    at_least_px: int | None = None,
 ) -> pixels.Picture:
     """Returns what `decoding.open_picture` does, to the bit; of an ordinary JPEG nothing may be decoded yet.
 
@@ -76,7 +80,8 @@ def seen(
     content = source if isinstance(source, bytes) else _read(source)
     # What was read is not read again; but a message names the path.
     again: str | os.PathLike[str] | bytes = source if content is None else content
-    name = name if name is not None or isinstance(source, bytes) else os.fsdecode(source)
+    if name is None and not isinstance(source, bytes):
+        name = os.fsencode(source).decode("utf-8", "backslashreplace")
     whole = functools.partial(open_picture, again, mode, name=name, at_least_px=at_least_px)
     photo = None if content is None else photo_of(content, mode, at_least_px)
     return whole() if photo is None else pixels.Undecoded((photo.width, photo.height), photo.part, whole)
