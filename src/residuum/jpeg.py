@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
-from PIL import ImageFile
+from PIL import ImageFile, _imaging
 
 from residuum import native, pixels
 from residuum.decoding import PIXEL_LIMIT, Mode, is_plain, open_picture
@@ -97,14 +97,15 @@ def photo_of(content: bytes, mode: Mode, at_least_px: int | None = None) -> Phot
     if not content.startswith(b"\xff\xd8\xff") or loaded.c.header(content, len(content), facts):
         return None
     width, height, components, scan, asks_pillow = facts
-    if width * height > PIXEL_LIMIT or (mode == "L" and components != 1) or (asks_pillow and not is_plain(content)):
+    limit = min(PIXEL_LIMIT, PIL.Image.MAX_IMAGE_PIXELS or PIXEL_LIMIT)  # beyond which Pillow has a word to say
+    if width * height > limit or (mode == "L" and components != 1) or (asks_pillow and not is_plain(content)):
         return None
     denominator = 1
     if at_least_px is not None:
         most = min(width // at_least_px, height // at_least_px)
         denominator = next(scale for scale in (8, 4, 2, 1) if most >= scale or scale == 1)
-    size = (-(-side // denominator) for side in (width, height))
-    return Photo(content, *size, 3 if mode == "RGB" else 1, scan, denominator)
+    across, down = (-(-side // denominator) for side in (width, height))
+    return Photo(content, across, down, 3 if mode == "RGB" else 1, scan, denominator)
 
 
 def _read(path: str | os.PathLike[str]) -> bytes | None:
@@ -160,7 +161,7 @@ def _loaded() -> _Library | None:
     if compiled is None:
         return None
     try:
-        pillows = ctypes.CDLL(PIL.Image.core.__file__)  # among whose libraries the functions are looked up
+        pillows = ctypes.CDLL(_imaging.__file__)  # among whose libraries the functions are looked up
         addresses = [ctypes.cast(getattr(pillows, name), ctypes.c_void_p) for name in _FUNCTIONS]
     except (OSError, AttributeError):
         return None
@@ -179,14 +180,14 @@ def _is_pillows(loaded: _Library) -> bool:
     kinds += [{"progressive": True}, {"restart_marker_blocks": 2}, {"restart_marker_rows": 1, "subsampling": 0}]
     for mode, options in [*(("RGB", options) for options in kinds), ("L", {})]:
         file = io.BytesIO()
-        picture.convert(mode).save(file, "JPEG", quality=85, **options)  # type: ignore[arg-type]
+        picture.convert(mode).save(file, "JPEG", quality=85, **options)
         content = file.getvalue()
         facts = (ctypes.c_int64 * 5)()
         if loaded.c.header(content, len(content), facts):
             return False
         for denominator in (1, 2, 4, 8):
             lazy = PIL.Image.open(io.BytesIO(content))
-            lazy.draft(None, tuple(side // denominator for side in size))
+            lazy.draft(None, (size[0] // denominator, size[1] // denominator))
             wanted = np.asarray(lazy).reshape(lazy.height, lazy.width, -1)
             photo = Photo(content, lazy.width, lazy.height, wanted.shape[2], facts[3], denominator)
             for part in _corners(lazy.size):
