@@ -172,6 +172,17 @@ def examine(source: str | os.PathLike[str] | bytes, *, name: str | None = None) 
     return finished, facts
 
 
+def is_plain(content: bytes) -> bool:
+    """Whether an encoded picture is a JPEG that `open_picture` decodes as it lies there: no MPO, and upright. Only its
+    header is read."""
+    _silence()
+    try:
+        with Image.open(BytesIO(content), formats=FORMATS) as picture:
+            return picture.format == "JPEG" and _orientation(picture) == 1
+    except _DECODER_ERRORS:
+        return False
+
+
 def _name(source: object) -> str:
     """What messages call a picture that nobody named."""
     if isinstance(source, str | os.PathLike):

@@ -13,6 +13,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 from residuum.download import cache_folder
@@ -50,7 +51,7 @@ def _built(source: Path, flags: tuple[str, ...]) -> Path:
     path = cache_folder() / "kernels" / f"{source.stem}-{key}.so"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
             command = [compiler, *_FLAGS, *flags, "-o", str(aside), str(source)]
             subprocess.run(command, check=True, capture_output=True, timeout=_COMPILED_S)

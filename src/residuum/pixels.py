@@ -11,8 +11,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import itertools
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +63,48 @@ class Pixels:
         return PIL.Image.fromarray(self.array if self.array.shape[2] == 3 else self.array[:, :, 0])
 
 
-Picture: TypeAlias = PIL.Image.Image | Pixels
+@dataclass(frozen=True)
+class Cutout:
+    """What is in memory of a picture of `size` (width, height): uint8 [H, W, C], its rows one after the other,
+    `SPARE_BYTES` behind them, the first pixel at `at` (column, row) of the picture."""
+
+    array: NDArray[np.uint8]
+    at: tuple[int, int]
+    size: tuple[int, int]
+
+    def of(self, part: Part) -> NDArray[np.uint8]:
+        """Returns a part of the picture, which must be in memory."""
+        x, y = self.at
+        return self.array[part[1] - y : part[3] - y, part[0] - x : part[2] - x]
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """A picture of `size` (width, height) of which nothing is decoded. `part` decodes a part of it, where it can;
+    `whole` decodes everything, or raises PictureError."""
+
+    size: tuple[int, int]
+    part: Callable[[Part], Cutout | None]
+    whole: Callable[[], PIL.Image.Image]
+
+    @property
+    def width(self) -> int:
+        """W."""
+        return self.size[0]
+
+    @property
+    def height(self) -> int:
+        """H."""
+        return self.size[1]
+
+
+Picture: TypeAlias = PIL.Image.Image | Pixels | Undecoded
 
 
 def image_of(picture: Picture) -> PIL.Image.Image:
-    """Returns a picture as Pillow's."""
+    """Returns a picture as Pillow's; raises PictureError where it is decoded only now, and cannot be."""
+    if isinstance(picture, Undecoded):
+        return picture.whole()
     return picture.image() if isinstance(picture, Pixels) else picture
 
 
@@ -81,13 +119,18 @@ def resample(
 ) -> NDArray[np.uint8]:
     """Returns what `picture.crop(part).resize(size, interpolation, box).crop(window)` is in Pillow: uint8 [h, w, C].
 
-    The picture is of mode RGB or L. What is left out is the whole of it.
+    The picture is of mode RGB or L. What is left out is the whole of it. Of what is not decoded yet, only what the
+    result is made of is decoded; PictureError where it cannot be.
     """
     kernel = library()
     if kernel is not None:
-        found = _by_kernel(kernel, picture, size, interpolation, part, box, window)
+        there: Picture | Cutout = picture
+        if isinstance(picture, Undecoded):
+            there = picture.part(_looked_at(picture.size, size, interpolation, part, box, window)) or picture.whole()
+        found = _by_kernel(kernel, there, size, interpolation, part, box, window)
         if found is not None:
             return found
+        picture = there if isinstance(there, PIL.Image.Image) else picture
     image = image_of(picture)
     image = image if part is None else image.crop(part)
     image = image.resize(size, PIL.Image.Resampling[interpolation.upper()], box)
@@ -95,9 +138,34 @@ def resample(
     return array[:, :, None] if array.ndim == 2 else array
 
 
+def _looked_at(
+    from_size: tuple[int, int],
+    size: tuple[int, int],
+    interpolation: Interpolation,
+    part: Part | None,
+    box: Box | None,
+    window: Part | None,
+) -> Part:
+    """Returns the part of a picture of `from_size` that `resample` reads, and at most a few pixels around it."""
+    left, top, right, bottom = part or (0, 0, *from_size)
+    begin_x, begin_y, end_x, end_y = box or (0.0, 0.0, float(right - left), float(bottom - top))
+    x, y, to_x, to_y = window or (0, 0, *size)
+    radius = 2 if interpolation == "bicubic" else 1
+
+    def reach(begin: float, end: float, count: int, first: int, last: int, side: int) -> tuple[int, int]:
+        scale = (end - begin) / count
+        support = radius * max(scale, 1.0) + 2
+        low, high = begin + (first + 0.5) * scale - support, begin + (last - 0.5) * scale + support
+        return max(0, math.floor(low)), min(side, math.ceil(high))
+
+    across = reach(begin_x, end_x, size[0], x, to_x, right - left)
+    down = reach(begin_y, end_y, size[1], y, to_y, bottom - top)
+    return left + across[0], top + down[0], left + across[1], top + down[1]
+
+
 def _by_kernel(
     kernel: ctypes.CDLL,
-    picture: Picture,
+    picture: Picture | Cutout,
     size: tuple[int, int],
     interpolation: Interpolation,
     part: Part | None,
@@ -111,9 +179,8 @@ def _by_kernel(
     with _memory(picture) as memory:
         if memory is None:
             return None
-        address, step, channels = memory
+        address, stride, step, channels = memory
         out = np.empty((to_y - y, to_x - x, channels), dtype=np.uint8)
-        stride = picture.width * step
         failed = kernel.resample(
             address + top * stride + left * step, stride, step, right - left, bottom - top,
             (ctypes.c_float * 4)(*box), *size, interpolation == "bicubic",
@@ -152,11 +219,14 @@ def _lanes(values: tuple[float, ...]) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _memory(picture: Picture) -> Iterator[tuple[int, int, int] | None]:
-    """Yields where a picture's pixels lie, how many bytes a pixel has there, and C; None where they cannot be had."""
-    if isinstance(picture, Pixels):
-        yield picture.array.ctypes.data, picture.array.shape[2], picture.array.shape[2]
+def _memory(picture: Picture | Cutout) -> Iterator[tuple[int, int, int, int] | None]:
+    """Yields where a picture's pixels lie (of a cutout: where the whole would begin), how many bytes a row and a pixel
+    have there, and C; None where they cannot be had."""
+    if isinstance(picture, Pixels | Cutout):
+        (_, width, channels), (x, y) = picture.array.shape, picture.at if isinstance(picture, Cutout) else (0, 0)
+        yield picture.array.ctypes.data - (y * width + x) * channels, width * channels, channels, channels
         return
+    assert isinstance(picture, PIL.Image.Image)
     if picture.mode not in ("RGB", "L"):
         raise ValueError(f"a picture of mode {picture.mode} is not resized here")
     try:
@@ -167,7 +237,8 @@ def _memory(picture: Picture) -> Iterator[tuple[int, int, int] | None]:
     array = _ArrowArray.from_address(_pointer(capsules[1], b"arrow_array"))
     if picture.mode == "RGB":
         array = array.children[0].contents
-    yield int(array.buffers[1]), 4 if picture.mode == "RGB" else 1, 3 if picture.mode == "RGB" else 1
+    step, channels = (4, 3) if picture.mode == "RGB" else (1, 1)
+    yield int(array.buffers[1]), picture.width * step, step, channels
     del capsules  # which keep the memory
 
 

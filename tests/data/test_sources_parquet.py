@@ -185,7 +185,7 @@ def test_shards_larger_than_memory_are_streamed_and_hold_the_same(
         assert (images.classes, images.labels.tolist()) == (other.classes, other.labels.tolist())
         for index in reversed(range(len(images))):
             assert images.name(index) == other.name(index)
-            assert images.encoded(index) == other.encoded(index) is not None
+            assert images.source(index) == other.source(index) is not None
             assert images.open(index) == other.open(index)
     train = streamed["train"]
     assert isinstance(train, StreamedSet)
@@ -256,7 +256,7 @@ def test_an_epoch_reads_each_row_group_once(tmp_path: Path, monkeypatch: pytest.
         assert np.count_nonzero(np.diff(order // 3)) > len(order) / 2  # mixed, and not simply in the order of the disk
         held = images.store._held  # type: ignore[attr-defined]
         for index in order.tolist():
-            part.encoded(index)
+            part.source(index)
             assert held.held_bytes <= 60 * size
         assert len(counts) == 80
         assert sum(counts.values()) <= 84
@@ -270,7 +270,7 @@ def test_the_row_group_that_was_used_last_is_kept(tmp_path: Path, monkeypatch: p
     counts = reading_counts(monkeypatch)
     held = images.store._held  # type: ignore[attr-defined]
     for index in (0, 3, 1, 6, 2, 5):  # the row groups 0, 1, 0, 2, 0, 1
-        images.encoded(index)
+        images.source(index)
         if index == 3:
             held._capacity_bytes = held.held_bytes + len(png(0))
     assert [counts["train.parquet", group] for group in range(3)] == [1, 2, 1]

@@ -43,7 +43,7 @@ def test_every_picture_and_label_is_what_was_written(tmp_path: Path) -> None:
     for index in range(60):
         theirs = Image.open(io.BytesIO(files[f"{index:06d}.png"]))
         np.testing.assert_array_equal(np.asarray(images.open(index)), np.asarray(theirs))
-        assert images.encoded(index) == files[f"{index:06d}.png"]
+        assert images.source(index) == files[f"{index:06d}.png"]
     assert images.name(41) == str(tmp_path / "train-000002.tar" / "000041.png")
     part = subset(subset(images, np.arange(20, 60)), [30, 5])
     assert [part.name(index)[-10:] for index in range(2)] == ["000050.png", "000025.png"]

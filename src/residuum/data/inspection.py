@@ -130,7 +130,7 @@ def _source(images: ImageSet, index: int) -> Source | None:
     """Returns the path or the encoded bytes of a picture; None where there are only pixels, or a row without bytes."""
     if isinstance(images, FileSet):
         return images.paths[index if images.rows is None else int(images.rows[index])]
-    return images.encoded(index) if isinstance(images, BytesSet | StreamedSet) else None
+    return images.source(index) if isinstance(images, BytesSet | StreamedSet) else None
 
 
 def _oddities(facts: Facts, source: Source | None) -> Iterator[tuple[str, str]]:

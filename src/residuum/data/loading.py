@@ -29,6 +29,7 @@ from torch import Tensor
 from residuum import imaging, pixels, recipe
 from residuum.data.balance import balanced_order
 from residuum.data.crops import CenterCrop, Crop, crop_of
+from residuum.data.encoded import Encoded
 from residuum.data.labels import Labels, are_several, rarest
 from residuum.data.mapped import MappedSet
 from residuum.data.order import shares
@@ -287,7 +288,7 @@ class _DecodingFeed:
         self._crop, self._shape, self._device = crop, shape, device
         self._count = len(images)
         self._open: Callable[[int, int | None], pixels.Picture] = (
-            images.seen if isinstance(images, MappedSet) else images.open
+            images.seen if isinstance(images, MappedSet | Encoded) else images.open
         )
         self._workers = workers
         self._on_bad_image, self._skipped, self._of = on_bad_image, skipped, of

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from residuum import imaging
+from residuum.data.encoded import Encoded
 from residuum.data.labels import Labels
 from residuum.data.mapped import MappedSet
 from residuum.data.order import in_groups, spread, spread_over_groups, streaming_order
@@ -96,7 +97,7 @@ class ResidentSet:
 
 
 @dataclass(frozen=True)
-class FileSet:
+class FileSet(Encoded):
     """Pictures in files, decoded when asked. `rows` maps an index to its place in `paths`."""
 
     paths: Paths
@@ -112,14 +113,13 @@ class FileSet:
         """Returns the path of picture `index`."""
         return _name("", self.paths, self.rows, index)
 
-    def open(self, index: int, at_least_px: int | None = None) -> Image.Image:
-        """Returns picture `index`; raises PictureError."""
-        path = self.paths[_row(self.rows, index)]
-        return imaging.open_picture(path, self.mode, name=displayed(path), at_least_px=at_least_px)
+    def source(self, index: int) -> str:
+        """Returns the path of picture `index`."""
+        return self.paths[_row(self.rows, index)]
 
 
 @dataclass(frozen=True)
-class BytesSet:
+class BytesSet(Encoded):
     """Encoded pictures in memory or mapped from one file, as arrays of Arrow.
 
     `rows` maps an index to its place in `chunks`, end to end; a picture is called `prefix[row]`.
@@ -144,11 +144,7 @@ class BytesSet:
         """Returns what messages call picture `index`."""
         return _name(self.prefix, None, self.rows, index)
 
-    def open(self, index: int, at_least_px: int | None = None) -> Image.Image:
-        """Returns picture `index`; raises PictureError."""
-        return _opened(self.encoded(index), self, index, at_least_px)
-
-    def encoded(self, index: int) -> bytes | None:
+    def source(self, index: int) -> bytes | None:
         """Returns the bytes of picture `index`; None where its row holds none."""
         row = _row(self.rows, index)
         chunk = int(np.searchsorted(self._starts, row, side="right")) - 1
@@ -178,7 +174,7 @@ class Store(Protocol):
 
 
 @dataclass(frozen=True)
-class StreamedSet:
+class StreamedSet(Encoded):
     """Encoded pictures in a `store`, read when asked. Names and `rows` are as in `ResidentSet`."""
 
     store: Store
@@ -196,11 +192,7 @@ class StreamedSet:
         """Returns what messages call picture `index`."""
         return _name(self.prefix, self.paths, self.rows, index)
 
-    def open(self, index: int, at_least_px: int | None = None) -> Image.Image:
-        """Returns picture `index`; raises PictureError."""
-        return _opened(self.encoded(index), self, index, at_least_px)
-
-    def encoded(self, index: int) -> bytes | None:
+    def source(self, index: int) -> bytes | None:
         """Returns the bytes of picture `index`; None where its row holds none."""
         return self.store.read(_row(self.rows, index))
 
@@ -379,12 +371,6 @@ def _origin(images: ImageSet) -> tuple[str, NDArray[np.int64] | None, Paths | No
     if isinstance(images, MappedSet):
         return "", images.rows, images.blob.paths
     raise TypeError(f"{type(images).__name__} cannot be made resident")
-
-
-def _opened(content: bytes | None, images: ImageSet, index: int, at_least_px: int | None) -> Image.Image:
-    if content is None:
-        raise PictureError(images.name(index), "its row holds no bytes")
-    return imaging.open_picture(content, images.mode, name=images.name(index), at_least_px=at_least_px)
 
 
 def _row(rows: NDArray[np.int64] | None, index: int) -> int:
