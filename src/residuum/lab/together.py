@@ -1,11 +1,8 @@
 """Nets trained side by side, each in a process of its own: layers of 16 channels on small pictures do not keep several
 cores busy, and several nets do.
 
-A process here trains one net into the folder of nets that the laboratory shares; nothing of it is written into an
-experiment's rows, which are the asking process's own. It listens to its input, and stops, with everything saved, when
-that ends: because somebody asked for it, or because who asked is gone.
-
-Run: python -m residuum.lab.together REQUEST, an object of JSON; see `Request`.
+What such a process does is `apart.py`: it is given a `Request`, tells what it does a record a line, and stops, with
+everything saved, when its input ends.
 """
 
 from __future__ import annotations
@@ -29,7 +26,6 @@ from residuum.threads import cores
 
 if TYPE_CHECKING:
     from residuum.lab.findings import Scale
-    from residuum.training.records import Record
 
 
 @dataclass(frozen=True)
@@ -87,7 +83,7 @@ def train(requests: Sequence[Request], names: Sequence[str], note: Callable[[str
 def _begun(request: Request) -> subprocess.Popen[str]:
     threads = max(1, cores() // request.at_once)
     return subprocess.Popen(
-        [sys.executable, "-m", "residuum.lab.together", json.dumps(asdict(request))],
+        [sys.executable, "-m", "residuum.lab.apart", json.dumps(asdict(request))],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )  # fmt: skip
@@ -146,39 +142,3 @@ def _processes() -> Iterator[dict[int, subprocess.Popen[str]]]:
     finally:
         with ThreadPoolExecutor() as pool:  # all at once, for each saves what it has learnt
             list(pool.map(_closed, running.values()))
-
-
-def _say(record: Record) -> None:
-    sys.stdout.write(json.dumps(record, default=str) + "\n")
-    sys.stdout.flush()
-
-
-def _stop_with_input() -> None:
-    """Asks this process to stop, as a signal does, when its input ends."""
-    while os.read(0, 1):  # not sys.stdin, which the end of the interpreter would wait for
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-def main(request: str) -> int:
-    """Trains what is asked for; what is to be known of it goes to standard output, a record a line."""
-    from residuum.lab.bench import Bench
-
-    asked = json.loads(request)
-    net = asked.pop("net")
-    threading.Thread(target=_stop_with_input, daemon=True).start()
-    try:
-        bench = Bench(
-            asked["experiment"], asked["scale"], asked["out"], data=asked["data"], seeds=net["seed"] + 1, bundles={},
-            device=asked["device"], listener=_say, at_once=asked["at_once"],
-        )  # fmt: skip
-        bench.trained(net["model"], net["seed"], **dict(net["options"]))
-    except ResiduumError as error:
-        _say({"kind": "error", "name": type(error).__name__, "what": error.what, "expected": error.expected,
-              "hint": error.hint})  # fmt: skip
-        return error.exit_code
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
