@@ -61,7 +61,8 @@ def _read(rows: Rows) -> Finding:
         return draw_lines([panel("Shortcuts A, B, C, and none", nets_of(rows))])
 
     alt = "Training and test error by epoch of nets with shortcuts A, B, C, and without"
-    remarks = [*how_measured(rows)]
+    remarks = [] if all(check.holds for check in checks[:2]) else [_WORSE]
+    remarks += how_measured(rows)
     papers = [f"{PAPER[nets[kind]]:.2f}" for kind in KINDS if nets[kind] in PAPER]
     printed = f"{' → '.join(papers)} % (ten crops)" if papers else ""
     headlines = [
@@ -74,6 +75,12 @@ def _read(rows: Rows) -> Finding:
             "ten crops); here it is ResNet-20 on small pictures, and the paper has no figure for that."
         )
     return Finding(measures, checks, headlines, [Drawing("curves", alt, draw)], [table(rows)], remarks)
+
+
+_WORSE = (
+    "Unlike in the paper, projections do not help here. In its successor they do harm on CIFAR-10 too: ResNet-110 with 1x1 "
+    "convolutions in all shortcuts has 12.22 % error, and 6.61 % with identities (arXiv:1603.05027, Table 1)."
+)
 
 
 @EXPERIMENTS.register(
