@@ -78,8 +78,8 @@ def _read(rows: Rows) -> Finding:
 
 
 _WORSE = (
-    "Unlike in the paper, projections do not help here. In its successor they do harm on CIFAR-10 too: ResNet-110 with 1x1 "
-    "convolutions in all shortcuts has 12.22 % error, and 6.61 % with identities (arXiv:1603.05027, Table 1)."
+    "Unlike in the paper, projections do not help here. In its successor they do harm on CIFAR-10 too: ResNet-110 with "
+    "1x1 convolutions in all shortcuts has 12.22 % error, and 6.61 % with identities (arXiv:1603.05027, Table 1)."
 )
 
 
