@@ -169,7 +169,7 @@ def swift_resnet7_cifar10_fast() -> Recipe:
     return replace(
         fast,
         name="swift_resnet7_cifar10_fast",
-        epochs=13,
+        epochs=14,
         label_smoothing=0.2,
         model=Model("swift_resnet7_cifar"),
         augment=Augment(crop=PadCrop(px=2), flip="alternate", start_px=16, grow_until=0.9),
