@@ -286,7 +286,7 @@ def test_threads_that_want_the_same_row_group_wait_for_one_of_them(
     images = find(str(tmp_path)).parts["train"]
     assert isinstance(images, StreamedSet)
     with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(images.encoded, list(range(30)) * 3)) == wanted * 3
+        assert list(pool.map(images.source, list(range(30)) * 3)) == wanted * 3
     assert set(counts.values()) == {1}
     assert len(counts) == 10
 
