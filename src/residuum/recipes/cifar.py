@@ -169,10 +169,11 @@ def swift_resnet7_cifar10_fast() -> Recipe:
     return replace(
         fast,
         name="swift_resnet7_cifar10_fast",
-        epochs=14,
+        epochs=11,
         label_smoothing=0.2,
         model=Model("swift_resnet7_cifar"),
+        data=replace(fast.data, batch_size=256),
         augment=Augment(crop=PadCrop(px=2), flip="alternate", start_px=16, grow_until=0.9),
-        optim=Muon(lr=0.03, momentum=0.6, weight_decay=0.02, plain_factor=5.0),
+        optim=Muon(lr=0.04, momentum=0.6, weight_decay=0.02, plain_factor=5.0),
         schedule=OneCycle(peak=0.05, initial_factor=0.2),
     )
