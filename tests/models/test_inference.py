@@ -19,6 +19,8 @@ NETWORKS: dict[str, dict[str, object]] = {
     "resnet20_cifar": {},
     "resnet20_cifar ": {"shortcut": "C", "drop_path": 0.3},
     "wrn16_8_cifar": {"width": 1.0},
+    "swift_resnet7_cifar": {"width": 0.25},
+    "swift_resnet10_cifar": {"width": 0.25},
 }
 
 

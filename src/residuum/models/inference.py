@@ -153,7 +153,8 @@ def _joined(steps: list[Step], last: Convolution, shortcut: Step) -> Step:
         y = x
         for each in steps:
             y = each(y)
-        return last.added_to(shortcut(x), y)
+        short = shortcut(x)
+        return last.added_to(short.clone() if short is y else short, y)  # one convolution, which still reads x
 
     return step
 
