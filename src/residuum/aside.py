@@ -6,6 +6,7 @@ is killed leaves one of these behind, which the next writer of `NAME` finds.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -35,7 +36,7 @@ def put_in_place(finished: Path, folder: Path, *, keep_older: bool = False) -> N
     before = older(folder)
     replaces = folder.is_dir()
     if replaces:
-        shutil.rmtree(before, ignore_errors=True)
+        _remove(before, folder)
         folder.rename(before)
     try:
         finished.rename(folder)
@@ -45,7 +46,15 @@ def put_in_place(finished: Path, folder: Path, *, keep_older: bool = False) -> N
         raise
     flush_names(folder.parent)
     if not keep_older:
-        shutil.rmtree(before, ignore_errors=True)
+        _remove(before, folder)
+
+
+def _remove(place: Path, folder: Path) -> None:
+    """Removes a folder that readers of `folder` may look for: none of them finds half of it."""
+    gone = new_place(folder)
+    with contextlib.suppress(OSError):
+        place.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def flush_names(folder: Path) -> None:

@@ -79,7 +79,7 @@ def _about(compiler: str) -> bytes:
     if kept is not None:
         with contextlib.suppress(OSError):  # then it is asked again the next time
             kept.parent.mkdir(parents=True, exist_ok=True)
-            aside = kept.with_name(f".{kept.name}.{os.getpid()}")
+            aside = kept.with_name(f".{kept.name}.{os.getpid()}.{threading.get_ident()}")
             aside.write_bytes(about)
             aside.replace(kept)
     return about

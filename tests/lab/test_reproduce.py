@@ -227,6 +227,23 @@ def test_tables_refuse_rows_that_are_not_all_there(tmp_path: Path) -> None:
     assert "some are missing" in refused("landscape", ROWS["landscape"][0][1:2])
 
 
+def test_a_bench_that_only_trains_minds_no_rows_of_others(tmp_path: Path) -> None:
+    """A net may be trained beside others for an experiment that was begun with a bundle."""
+    folder = tmp_path / "paths-smoke"
+    folder.mkdir()
+    begun = {"kind": "start", "bundles": {"resnet20": "theirs"}, "data": "digits"}
+    nets.write_rows(folder / "results.jsonl", [begun])
+
+    def begin(command: str | None) -> bench.Bench:
+        return bench.Bench(
+            "paths", "smoke", tmp_path, data="digits", seeds=1, bundles={}, device="cpu", listener=None, command=command
+        )
+
+    with pytest.raises(UsageError, match="theirs"):
+        begin("residuum reproduce paths")
+    assert begin(None).rows == [begun]
+
+
 def test_a_set_is_known_by_its_pictures_and_not_by_its_name(class_folders: Path, tmp_path: Path) -> None:
     folders = [tmp_path / place / "pictures" for place in ("a", "b", "elsewhere")]
     for folder in folders:

@@ -231,6 +231,7 @@ def test_a_check_that_compares_two_trainings_says_so() -> None:
         ("degradation", [net("resnet20", test=31), net("resnet56", test=30)],
          [net("resnet20", test=31), net("resnet56", test=33)], "greater test error here, 33.00 % against 31.00 %"),
         ("responses", responses((5, 4, 3, 2, 1)), responses((5, 4, 3, 3.5, 1)), "does not respond less per layer here"),
+        ("gradients", ROWS["gradients"][0], ROWS["gradients"][1], "norms along plain20 do not span more decades"),
         ("shortcuts", shortcuts((20, 19, 18, 30)), shortcuts((20, 19, 21, 30)), "projections do not help here"),
         ("reuse", ROWS["reuse"][0], ROWS["reuse"][1], "the plain net's blocks are more alike over all pairs"),
     ],

@@ -39,7 +39,7 @@ def main(request: str) -> int:
     try:
         bench = Bench(
             asked["experiment"], asked["scale"], asked["out"], data=asked["data"], seeds=net["seed"] + 1, bundles={},
-            device=asked["device"], listener=_say, at_once=asked["at_once"],
+            device=asked["device"], listener=_say, command=None, at_once=asked["at_once"],
         )  # fmt: skip
         bench.trained(net["model"], net["seed"], **dict(net["options"]))
     except ResiduumError as error:

@@ -46,7 +46,8 @@ _LOOKED_AT = 0  # the stream of the permutation that chooses which pictures a ne
 
 class Bench:
     """Where one experiment is measured, at one scale. `bundles` are nets that others have trained, by label; `at_once`
-    is how many nets are trained side by side; `command` is what the page tells its readers to type.
+    is how many nets are trained side by side; `command` is what the page tells its readers to type, and None where
+    nothing is measured: where nets are only trained.
 
     Raises:
         UsageError: the folder holds what was measured with other pictures or bundles.
@@ -64,7 +65,7 @@ class Bench:
         bundles: Mapping[str, Foreign],
         device: str,
         listener: Listener | None,
-        command: str = "",
+        command: str | None = "",
         at_once: int = 1,
     ) -> None:
         self.scale, self.data, self.seeds = scale, data, range(seeds)
@@ -77,7 +78,7 @@ class Bench:
         self._loaders: dict[tuple[Preprocessing, str, int, str], EvalLoader] = {}
         self.folder.mkdir(parents=True, exist_ok=True)
         self._rows = read_rows(self.results)
-        self._start = self._begin(command)
+        self._start = None if command is None else self._begin(command)
 
     @property
     def results(self) -> Path:

@@ -83,7 +83,8 @@ def _how(done: Reproduced) -> Html:
 def took(done: Reproduced) -> str:
     """Returns how long an experiment took, in words."""
     trained = any("epochs" in row for row in done.rows)
-    return duration(done.seconds) + (", trainings included" if trained else "")
+    about = "about " if any(row.get("at_once", 1) > 1 for row in done.rows) else ""  # the last of them were fewer
+    return about + duration(done.seconds) + (", trainings included" if trained else "")
 
 
 def circumstances(rows: Rows) -> dict[str, str]:

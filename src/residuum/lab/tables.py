@@ -69,7 +69,7 @@ def measured(root: Path) -> dict[str, Reproduced]:
         for file in (root / RESULTS / f"{name}.jsonl", *sorted((root / RESULTS).glob(f"{name}-*.jsonl"))):
             rows = read_rows(file)
             if rows:
-                found[file.stem] = _read(name, rows)
+                found[file.stem] = _read(name, file.stem, rows)
     return found
 
 
@@ -85,32 +85,32 @@ def stamped(png: bytes, stamp: str) -> bytes:
     return png[:_HEADER] + whole + png[_HEADER:]
 
 
-def _read(name: str, rows: Rows) -> Reproduced:
-    """Returns what rows mean; UsageError where some are missing."""
+def _read(name: str, stem: str, rows: Rows) -> Reproduced:
+    """Returns what the rows of a file mean; UsageError where some are missing."""
     starts = [row["scale"] for row in rows if row["kind"] == "start"]
     if not starts:
-        raise _incomplete(name, "no row says at which scale and with what they were measured")
+        raise _incomplete(name, stem, "no row says at which scale and with what they were measured")
     try:
         done = finish(name, starts[-1], rows, RESULTS)
     except (LookupError, StopIteration, ValueError) as error:
         why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else "some are missing"
-        raise _incomplete(name, why) from error
+        raise _incomplete(name, stem, why) from error
     seeds: dict[str, set[int]] = {}
     for row in rows:
         if row.get("net") and "seed" in row:
             seeds.setdefault(row["net"], set()).add(row["seed"])
     foreign = {row["net"] for row in rows if row.get("bundle")}
     if missing := {net for check in done.finding.checks for net in check.nets} - {row.get("net") for row in rows}:
-        raise _incomplete(name, f"{min(missing)} is missing")
+        raise _incomplete(name, stem, f"{min(missing)} is missing")
     most = max(map(len, seeds.values()), default=0)
     if short := sorted(net for net, own in seeds.items() if len(own) < most and net not in foreign):
-        raise _incomplete(name, f"{short[0]} has {len(seeds[short[0]])} of {most} seeds")
+        raise _incomplete(name, stem, f"{short[0]} has {len(seeds[short[0]])} of {most} seeds")
     return done
 
 
-def _incomplete(name: str, why: str) -> UsageError:
+def _incomplete(name: str, stem: str, why: str) -> UsageError:
     return UsageError(
-        f"{RESULTS / name}.jsonl does not hold all rows of {name}: {why}.",
+        f"{RESULTS / stem}.jsonl does not hold all rows of {name}: {why}.",
         expected="Expected the results.jsonl of an experiment that has ended.",
         hint=f"Let residuum reproduce {name} go on to its end, and copy its results.jsonl again.",
     )

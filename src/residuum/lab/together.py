@@ -83,7 +83,8 @@ def train(requests: Sequence[Request], names: Sequence[str], note: Callable[[str
 def _begun(request: Request) -> subprocess.Popen[str]:
     threads = max(1, cores() // request.at_once)
     return subprocess.Popen(
-        [sys.executable, "-m", "residuum.lab.apart", json.dumps(asdict(request))],
+        [sys.executable, "-P", "-m", "residuum.lab.apart", json.dumps(asdict(request))],  # -P: nothing of this folder
+        start_new_session=True,  # the keyboard interrupts who asked, and that one ends the process's input
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8",
         env={**os.environ, "OMP_NUM_THREADS": str(threads)},
     )  # fmt: skip
@@ -122,15 +123,17 @@ def _closed(process: subprocess.Popen[str]) -> subprocess.Popen[str]:
 
 
 def _refuse_failed(process: subprocess.Popen[str], name: str) -> None:
+    """Raises what is to be said of a process that did not train its net, and did not say why."""
     code = process.returncode
-    if code < 0:
-        raise ResourceError(
-            f"The process that trained {name} was ended by {signal.Signals(-code).name}.",
-            expected="Expected memory for all nets that are trained at once.",
-            hint="Train them one after the other, with --jobs 1; what was learnt is saved.",
-        )
-    if code:
-        raise RuntimeError(f"the process that trained {name} ended with {code}; what it said is above")
+    if code == 0:
+        return
+    by = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with the exit code {code}"
+    killed = code == -signal.SIGKILL  # as the system does where memory is short
+    raise (ResourceError if killed else ResiduumError)(
+        f"The process that trained {name} {by}.",
+        expected="Expected memory for all nets that are trained at once." if killed else "Expected a trained net.",
+        hint="What it said is above, and what it learnt is saved. Train the nets one after the other with --jobs 1.",
+    )
 
 
 @contextmanager

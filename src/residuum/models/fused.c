@@ -10,7 +10,7 @@
 
 typedef uint16_t bf16;
 
-enum { LANES = 16, BLOCKS = 64, MOST_CHANNELS = 4096 };
+enum { LANES = 16, BLOCKS = 64 };
 
 static inline __m512 load(const bf16 *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));

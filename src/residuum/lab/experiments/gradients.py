@@ -10,7 +10,19 @@ from typing import Any
 from residuum.lab.bench import Bench
 from residuum.lab.blocks import gradient_norms
 from residuum.lab.experiments import EXPERIMENTS
-from residuum.lab.findings import Check, Claim, Drawing, Finding, Headline, Measure, Rows, Scale, mean_of_curves, means
+from residuum.lab.findings import (
+    Check,
+    Claim,
+    Drawing,
+    Finding,
+    Headline,
+    Measure,
+    Rows,
+    Scale,
+    by_net,
+    mean_of_curves,
+    means,
+)
 from residuum.lab.nets import Net
 from residuum.lab.plots import Panel, Series, draw_lines
 
@@ -77,11 +89,23 @@ def _read(rows: Rows) -> Finding:
         alt = f"Norm of the gradient at every block of plain and residual nets, {words}"
         panels = [_panel(found, family, words) for family in FAMILIES]
         drawings.append(Drawing(state, alt, partial(draw_lines, panels)))
+    remarks += [_of_errors(rows, check.nets) for check in checks if check.nets and not check.holds]
     return Finding(measures, checks, headlines, drawings, remarks=remarks)
 
 
 def _trained(scale: Scale) -> list[str]:
     return [f"{family}{depth}_cifar" for depth in TRAINED[scale] for family in FAMILIES]
+
+
+def _of_errors(rows: Rows, nets: Sequence[str]) -> str:
+    """Says what gradients are worth whose norms span few decades."""
+    errors = means(by_net(rows, "net", "train_error"))
+    found = ", ".join(f"{net} {errors[net]:.1f} %" for net in nets if net in errors)
+    return (
+        f"Unlike in the claim, the norms along {nets[1]} do not span more decades than those along {nets[0]} after "
+        "training. Norms that are alike do not say that a net has learnt"
+        f"{f' (training errors: {found})' if found else ''}."
+    )
 
 
 _REMARK = (
