@@ -129,7 +129,7 @@ def open_picture(
     Raises:
         PictureError: it cannot be opened safely; the error names it and the reason.
     """
-    name = name if name is not None else _name(source)
+    name = name if name is not None else name_of(source)
     _silence()
     with ExitStack() as stack:
         try:
@@ -148,7 +148,7 @@ def examine(source: str | os.PathLike[str] | bytes, *, name: str | None = None) 
     Raises:
         PictureError: it cannot be opened safely; the error names it and the reason.
     """
-    name = name if name is not None else _name(source)
+    name = name if name is not None else name_of(source)
     _silence()
     with ExitStack() as stack:
         try:
@@ -183,7 +183,7 @@ def is_plain(content: bytes) -> bool:
         return False
 
 
-def _name(source: object) -> str:
+def name_of(source: object) -> str:
     """What messages call a picture that nobody named."""
     if isinstance(source, str | os.PathLike):
         return os.fsencode(source).decode("utf-8", "backslashreplace")

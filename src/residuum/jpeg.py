@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from PIL import ImageFile, _imaging
 
 from residuum import native, pixels
-from residuum.decoding import PIXEL_LIMIT, Mode, is_plain, open_picture
+from residuum.decoding import PIXEL_LIMIT, Mode, is_plain, name_of, open_picture
 
 _SOURCE = Path(__file__).with_name("jpeg.c")
 
@@ -81,7 +81,7 @@ def seen(
     # What was read is not read again; but a message names the path.
     again: str | os.PathLike[str] | bytes = source if content is None else content
     if name is None and not isinstance(source, bytes):
-        name = os.fsencode(source).decode("utf-8", "backslashreplace")
+        name = name_of(source)
     whole = functools.partial(open_picture, again, mode, name=name, at_least_px=at_least_px)
     photo = None if content is None else photo_of(content, mode, at_least_px)
     return whole() if photo is None else pixels.Undecoded((photo.width, photo.height), photo.part, whole)

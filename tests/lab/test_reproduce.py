@@ -20,6 +20,7 @@ from residuum.lab.costs import TABLE_1, anatomy
 from residuum.lab.experiments import architecture, bottleneck, degradation, every, gradients
 from residuum.lab.findings import SCALES, Scale
 from residuum.lab.reproduce import as_json, reproduce
+from residuum.lab.together import Wanted
 from residuum.training.records import Record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -290,3 +291,13 @@ def test_a_changed_recipe_is_another_key(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_nothing_is_saved_within_an_epoch_but_by_a_signal(scale: Scale) -> None:
     wanted = scales.recipe_of("plain20_cifar", scale, "digits", 0, {})
     assert (wanted.save_every_minutes, wanted.save_every_steps, wanted.save_every_epochs) == (0, 0, 1)
+
+
+@pytest.mark.usefixtures("short")
+def test_a_net_that_is_trained_alone_shares_the_machine_with_none(tmp_path: Path) -> None:
+    """However many might be trained at once, one that is missing has it for itself."""
+    place = bench.Bench(
+        "paths", "smoke", tmp_path, data="digits", seeds=1, bundles={}, device="cpu", listener=None, at_once=2
+    )
+    place.train([Wanted("resnet20_cifar", 0)])
+    assert [row["at_once"] for row in place.rows if row["kind"] == "net"] == [1]

@@ -39,9 +39,9 @@ def main(request: str) -> int:
     try:
         bench = Bench(
             asked["experiment"], asked["scale"], asked["out"], data=asked["data"], seeds=net["seed"] + 1, bundles={},
-            device=asked["device"], listener=_say, command=None, at_once=asked["at_once"],
+            device=asked["device"], listener=_say, command=None,
         )  # fmt: skip
-        bench.trained(net["model"], net["seed"], **dict(net["options"]))
+        bench.trained(net["model"], net["seed"], asked["at_once"], **dict(net["options"]))
     except ResiduumError as error:
         _say({"kind": "error", "name": type(error).__name__, "what": error.what, "expected": error.expected,
               "hint": error.hint})  # fmt: skip

@@ -122,16 +122,16 @@ class Bench:
         label = label_of(model, options)
         if label in self._bundles:
             return self._bundled(self._bundles[label], seed)
-        row = self.trained(model, seed, **options)
+        row = self.trained(model, seed, 1, **options)
         found = saved.load(self._folder_of(model, seed, options) / "best", self.device)
         made = digest(self.recipe(model, seed, **options))
         net = Net(label, seed, made, found.model, found.preprocessing, found.classes)
         self.once("net", lambda: row, **net.key)
         return net
 
-    def trained(self, model: str, seed: int, **options: str) -> Row:
-        """Returns the row of a net that is trained here, now, unless it was trained before. Nothing is written into the
-        experiment's rows."""
+    def trained(self, model: str, seed: int, at_once: int, **options: str) -> Row:
+        """Returns the row of a net that is trained here, now, unless it was trained before; `at_once` is how many share
+        the machine meanwhile. Nothing is written into the experiment's rows."""
         wanted = self.recipe(model, seed, **options)
         folder = self._folder_of(model, seed, options)
         if not (folder / DONE).is_file():
@@ -142,7 +142,7 @@ class Bench:
         def loaders(preprocessing: Preprocessing, part: str, count: int) -> EvalLoader:
             return self.loader(wanted.data, preprocessing, part, count)
 
-        return train_net(wanted, folder, loaders, pictures, self._device_name, self._listener, self._at_once)
+        return train_net(wanted, folder, loaders, pictures, self._device_name, self._listener, at_once)
 
     def train(self, nets: Iterable[Wanted]) -> None:
         """Trains nets, side by side where more than one is not trained yet; each has its row then, in this order."""
