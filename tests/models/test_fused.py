@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residuum.models import create_model, fused
+from residuum.models import create_model, fused, layers
 from residuum.models.layers import Network
 
 CPU = torch.device("cpu")
@@ -141,15 +141,15 @@ def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, optio
 
 
 CONVS = [
-    nn.Conv2d(32, 48, 1, bias=False),
-    nn.Conv2d(32, 16, 3, 2, 1, bias=False),
-    nn.Conv2d(32, 64, 3, 1, 1, groups=4, bias=False),
+    layers.conv(32, 48, 1),
+    layers.conv(32, 16, 3, 2),
+    layers.conv(32, 64, 3, groups=4),
 ]
 
 
 @here
 @pytest.mark.parametrize("conv", CONVS, ids=["1x1", "3x3 that strides", "grouped"])
-def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv: nn.Conv2d) -> None:
+def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv: layers.Conv2d) -> None:
     """One after the other keep relu(norm(x)); as one they compute it again."""
     conv = copy.deepcopy(conv).to(memory_format=torch.channels_last)
     found, kept = [], []
@@ -174,6 +174,28 @@ def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv
     assert len(found[0]) == len(found[1]) == 7
     assert all(map(torch.equal, *found))
     assert kept == [x.numel(), 2 * x.numel() + conv.weight.numel()]
+
+
+@pytest.mark.parametrize("way", ["alone", pytest.param("with the norm before it", marks=here)])
+def test_the_gradient_of_a_stride_over_one_pixel_is_float32s(way: str) -> None:
+    """Torch's own has values that nobody wrote in half of these."""
+    norm = norm_of(256)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        rubbish = [torch.full((512 * 256 * 9,), 1e5 * seed) for _ in range(3)]
+        del rubbish  # which is what memory holds that nobody writes
+        conv = layers.conv(256, 512, 3, 2).to(memory_format=torch.channels_last)
+        x = drawn(32, 256, 1, 1, seed=seed)
+        gradient = drawn(32, 512, 1, 1, seed=seed + 100)
+        with torch.autocast("cpu", torch.bfloat16):
+            y = conv(torch.relu(norm(x))) if way == "alone" else fused._norm_relu(norm, x, None, conv)
+        y.backward(gradient)
+        found = conv.weight.grad
+        conv.weight.grad = None
+        conv(torch.relu(norm(x.float()))).backward(gradient.float())
+        assert found is not None
+        assert conv.weight.grad is not None
+        assert distance([conv.weight.grad], [found]) < 0.02
 
 
 @here

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residuum import hardware, native
-from residuum.models.layers import Block, Network, PreActivationBlock, Stage
+from residuum.models.layers import Block, Conv2d, Network, PreActivationBlock, Stage
 from residuum.models.pool import max_pool
 
 _SOURCE = Path(__file__).with_name("fused.c")
@@ -101,7 +101,7 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.Sequential) and not _hooked(module) else [module]
 
 
-def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: nn.Conv2d | None = None) -> Tensor:
+def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: Conv2d | None = None) -> Tensor:
     """Returns relu(norm(x) + residual), or where there is a convolution after it, what that makes of it."""
     if not _fits(norm, x, residual):
         y = norm(x)
@@ -119,10 +119,10 @@ def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: n
     return result
 
 
-def _takes_over(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+def _takes_over(layer: nn.Module | None) -> TypeGuard[Conv2d]:
     """Whether it is a convolution that can be computed together with the norm before it."""
     return (
-        type(layer) is nn.Conv2d
+        type(layer) is Conv2d
         and layer.bias is None
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
@@ -184,11 +184,11 @@ class _NormReLUConv(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_conv: Tensor, norm: nn.BatchNorm2d, conv: nn.Conv2d
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_conv: Tensor, norm: nn.BatchNorm2d, conv: Conv2d
     ) -> Tensor:
         y, statistics = _normalised(norm, x, None, weight, bias)
         ctx.save_for_backward(x, weight, statistics, of_conv)
-        ctx.conv = conv.stride, conv.padding, conv.dilation, conv.groups
+        ctx.conv = conv.stride_on(x), conv.padding, conv.dilation, conv.groups
         return torch.conv2d(y, of_conv.to(y.dtype), None, *ctx.conv)
 
     @staticmethod

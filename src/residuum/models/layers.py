@@ -69,7 +69,22 @@ class Network(nn.Module):
         """Takes from normalised training pictures [N, C, H, W] what is not learned by gradients; by default nothing."""
 
 
-def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+class Conv2d(nn.Conv2d):
+    """A convolution that pads by half its odd kernel, and takes a map of one pixel in strides of one.
+
+    The result is the same, and torch 2.14's gradient of bfloat16 weights, which is made of memory that nobody wrote
+    where strides are larger than such a map, is right.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride_on(x), self.padding, self.dilation, self.groups)
+
+    def stride_on(self, x: Tensor) -> tuple[int, int]:
+        """Returns the stride over maps such as those of `x` [N, C, H, W]."""
+        return (1, 1) if x.shape[2:] == (1, 1) else (self.stride[0], self.stride[1])
+
+
+def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> Conv2d:
     """Returns a convolution without bias (a batch norm follows or precedes it) that pads by half its kernel.
 
     Raises:
@@ -81,7 +96,7 @@ def conv(in_channels: int, out_channels: int, kernel: int, stride: int = 1, grou
             expected="Expected a number of groups that divides the channels of every 3x3 convolution.",
             hint="Change groups, or width, which multiplies those channels.",
         )
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
+    return Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
 
 
 def widened(channels: int, width: float) -> int:
@@ -260,6 +275,17 @@ def _ends(convs: list[nn.Conv2d]) -> tuple[int, int, int]:
     for each in convs:
         stride *= each.stride[0]
     return convs[0].in_channels, convs[-1].out_channels, stride
+
+
+class Halving(nn.MaxPool2d):
+    """2x2 max pooling, a last odd row or column left out, which keeps a side of one pixel: [N, C, H, W] -> [N, C, h,
+    w]."""
+
+    def __init__(self) -> None:
+        super().__init__(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
 
 
 def activation(channels: int) -> nn.Sequential:
