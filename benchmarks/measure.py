@@ -35,8 +35,8 @@ from residuum.data.class_names import CLASS_NAMES
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
 _PHOTOS = ("photos", "photos_probe", "photos_scratch")
 _RECIPES = {"cifar": "resnet20_cifar10_fast", "cifar94": "swift_resnet7_cifar10_fast"}
-_MIRRORED = ("swift_resnet7_cifar10_fast",)
-"""Recipes whose networks are scored by the mean of each picture and its mirror, as their source does."""
+_SHIFTED = ("swift_resnet7_cifar10_fast",)
+"""Recipes whose networks are scored by the mean over each picture, mirrored and moved a little, as by their source."""
 _PICTURES_OF = {"cifar10": 60_000, "cifar100": 60_000}
 
 
@@ -63,7 +63,7 @@ def main() -> None:
 
 def training(recipe: str, data: str | None, seed: int) -> None:
     """Trains once from the command line and writes accuracy and seconds, of the training and of the whole command; both
-    with what looking at the mirrors takes, where a recipe is scored by them."""
+    with what looking at several views takes, where a recipe is scored by them."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "residuum", "train", "--recipe", recipe, "--seed", str(seed), "--json", "-q"]
         command += ["--out", f"{folder}/run", *(["--data", data] if data else [])]
@@ -73,9 +73,9 @@ def training(recipe: str, data: str | None, seed: int) -> None:
         result = json.loads(said)
         environment = json.loads(Path(folder, "run", "env.json").read_text())
         pictures = json.loads(Path(folder, "run", "data.json").read_text())
-        if recipe in _MIRRORED:
+        if recipe in _SHIFTED:
             started = time.perf_counter()
-            command = [sys.executable, "-m", "residuum", "evaluate", f"{folder}/run/best", "--views", "mirror"]
+            command = [sys.executable, "-m", "residuum", "evaluate", f"{folder}/run/best", "--views", "shift"]
             command += ["--precision", environment["precision"], "--json"]
             said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             looked = time.perf_counter() - started
@@ -89,7 +89,7 @@ def training(recipe: str, data: str | None, seed: int) -> None:
         seed=seed,
         part=result["part"],
         images=result["images"],
-        views="mirror" if recipe in _MIRRORED else "one",
+        views="shift" if recipe in _SHIFTED else "one",
         top1=round(result["top1"], 3),
         train_seconds=round(result["seconds"], 1),
         command_seconds=round(whole, 1),

@@ -60,7 +60,7 @@ def training(benchmarks: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
     def run(command: list[str], **_: Any) -> SimpleNamespace:
         if "evaluate" in command:
-            assert command[command.index("--views") + 1] == "mirror"
+            assert command[command.index("--views") + 1] == "shift"
             return SimpleNamespace(stdout=json.dumps({"top1": 94.0 + len(asked) + 0.5}))
         asked.append(command)
         folder = Path(command[command.index("--out") + 1])
@@ -89,7 +89,7 @@ def test_a_training_that_is_repeated_takes_the_place_of_the_older_one(training: 
         ("swift_resnet7_cifar10_fast", "cifar10", "0", "95.5"),
         ("swift_resnet7_cifar10_fast", "cifar10", "1", "96.5"),
     ]
-    assert {row["views"] for row in first} == {"mirror"}
+    assert {row["views"] for row in first} == {"shift"}
     header = (ROOT / "docs" / "results" / "training.csv").read_text("utf-8").splitlines()[0]
     assert ",".join(first[0]) == header
     table = tmp_path / "training.csv"

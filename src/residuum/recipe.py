@@ -56,7 +56,9 @@ class Transfer:
     ("all": all but the head). Of the others the head begins, alone for `head_epochs`; then the last stage joins, and
     each part before it `thaw_every_epochs` later (0: all at once). What does not learn keeps its batch norms'
     statistics; with `batch_norm` "keep" the rest does too. The learning rate falls by `layer_decay` from part to part,
-    from the head to the stem. Source: arXiv:1801.06146, section 3.2 (rates that fall with depth, gradual unfreezing).
+    from the head to the stem. With `stem_epochs` the stem learns in the first so many epochs of all (0: to the end),
+    which saves the gradients of what goes into the first stage. Source: arXiv:1801.06146, section 3.2 (rates that fall
+    with depth, gradual unfreezing); arXiv:1706.04983 (first layers that stop).
     """
 
     head: Literal["auto", "new", "keep"] = "auto"
@@ -65,6 +67,7 @@ class Transfer:
     thaw_every_epochs: int = 0
     batch_norm: Literal["adapt", "keep"] = "adapt"
     layer_decay: float = 1.0
+    stem_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -123,10 +126,14 @@ class CenterCrop:
 
 @dataclass(frozen=True)
 class PadCrop:
-    """`px` pixels of mean colour on every side, then a crop at a random place (arXiv:1512.03385, section 4.2)."""
+    """`px` pixels on every side, then a crop at a random place (arXiv:1512.03385, section 4.2).
+
+    They are of the mean colour, or with `fill` "reflect" the picture's own, mirrored at its edge (arXiv:2404.00498).
+    """
 
     name: Literal["pad"] = "pad"
     px: int = 4
+    fill: Literal["mean", "reflect"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -234,18 +241,22 @@ class AdamW:
 class Muon:
     """Orthogonalised momentum for the weights of the stages (Jordan et al. 2024), with decoupled `weight_decay`.
 
+    With `fixed_length` every such weight is first brought back to the length of its update, so that the rate is by how
+    much of their length a step turns them: for networks whose every convolution has a norm after it.
     The stem, the head, norms and biases are moved by SGD with Nesterov momentum at `plain_factor` times the rate; of
     those, `plain_weight_decay` is for weights only. The biases of norms and convolutions may have a `bias_factor` of
-    their own (arXiv:2404.00498, section 3.3: a large one saves passes).
+    their own (arXiv:2404.00498, section 3.3: a large one saves passes) and a `bias_weight_decay`.
     """
 
     name: Literal["muon"] = "muon"
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 0.02
+    fixed_length: bool = False
     plain_factor: float = 0.4
     plain_weight_decay: float = 5e-4
     bias_factor: float | None = None
+    bias_weight_decay: float = 0.0
     clip_norm: float = math.inf
 
 
@@ -388,6 +399,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "save_every_epochs": (1, math.inf),
     "head_epochs": (0, math.inf),
     "thaw_every_epochs": (0, math.inf),
+    "stem_epochs": (0, math.inf),
     "layer_decay": (0.001, 1),
     "mean": (-10, 10),
     "std": (1e-6, 100),
@@ -430,6 +442,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "plain_factor": (0, 100),
     "bias_factor": (0, 1e6),
     "plain_weight_decay": (0, 1e6),
+    "bias_weight_decay": (0, 1e6),
     "factor": (0, 1),
     "final_factor": (0, 1),
     "initial_factor": (0, 1),

@@ -23,6 +23,7 @@ AUGMENTS = {
     "nothing": Augment(),
     "crops": Augment(crop=PadCrop(px=2)),
     "crops and flips": Augment(crop=PadCrop(px=4), flip="random"),
+    "mirrored margins": Augment(crop=PadCrop(px=3, fill="reflect")),
     "alternating flips": Augment(crop=PadCrop(px=1), flip="alternate"),
     "everything": Augment(crop=PadCrop(px=3), flip="random", erasing=0.7),
     "erasing alone": Augment(erasing=1.0),

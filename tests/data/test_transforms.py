@@ -55,6 +55,17 @@ def test_padded_crop_is_pad_and_cut_picture_by_picture(px: int, channels: int, c
     assert np.array_equal(cropped.numpy(), wanted)
 
 
+@pytest.mark.parametrize("px", [2, 9])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_a_margin_may_be_the_mirrored_picture(px: int, channels_last: bool) -> None:
+    images, random = batch(50, 3, channels_last=channels_last)[:, :, :, :7], draws(50, seed=3, epoch=2)
+    at_y = np.floor(random.uniform("crop_y") * (2 * px + 1)).astype(int)
+    at_x = np.floor(random.uniform("crop_x") * (2 * px + 1)).astype(int)
+    padded = np.pad(images.numpy(), ((0, 0), (0, 0), (px, px), (px, px)), mode="reflect")
+    wanted = [padded[n, :, at_y[n] : at_y[n] + 16, at_x[n] : at_x[n] + 7] for n in range(50)]
+    assert np.array_equal(PaddedCrop(px, None)(images, random).numpy(), np.stack(wanted))
+
+
 def test_padded_crop_cuts_oblong_pictures_too() -> None:
     images = torch.arange(2 * 3 * 4 * 6, dtype=torch.uint8).reshape(2, 3, 4, 6)
     assert PaddedCrop(2, FILL)(images, draws(2)).shape == (2, 3, 4, 6)

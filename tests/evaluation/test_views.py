@@ -79,6 +79,9 @@ def expected_views(picture: PIL.Image.Image, preprocessing: Preprocessing, kind:
     centre = np.asarray(v2.CenterCrop(px)(whole))
     if kind in ("one", "mirror"):
         return [centre] if kind == "one" else mirrored([centre])
+    if kind == "shift":
+        wide = np.asarray(v2.Pad(1, padding_mode="reflect")(PIL.Image.fromarray(centre)))
+        return mirrored([wide[y : y + px, x : x + px] for y, x in ((1, 1), (2, 1), (0, 1), (1, 2), (1, 0))])
     square = v2.CenterCrop(preprocessing.resize_px)(whole)
     return mirrored([*(np.asarray(crop) for crop in tv.five_crop(square, [px, px])[:4]), centre])
 
@@ -97,7 +100,7 @@ def images(class_folders: Path) -> ImageSet:
     return open_single(str(class_folders), None, ("2", "10", "bee"), mode="RGB")
 
 
-@pytest.mark.parametrize("kind", ["one", "mirror", "ten", "multiscale"])
+@pytest.mark.parametrize("kind", ["one", "mirror", "shift", "ten", "multiscale"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_every_view_of_linear_networks_is_what_it_must_be(images: ImageSet, kind: Kind, count: int) -> None:
     networks = [Linear(scale=0.5 * (1 + number)) for number in range(count)]
@@ -105,7 +108,7 @@ def test_every_view_of_linear_networks_is_what_it_must_be(images: ImageSet, kind
     assert found.indices.tolist() == list(range(66))
     for index in range(66):
         views = expected_views(images.open(index), PX8, kind)
-        assert len(views) == {"one": 1, "mirror": 2, "ten": 10, "multiscale": 10}[kind]
+        assert len(views) == {"one": 1, "mirror": 2, "shift": 10, "ten": 10, "multiscale": 10}[kind]
         probs = by_hand(views, networks, PX8)
         assert found.probs[index] == pytest.approx(probs[found.top[index]], abs=2e-6), images.name(index)
         assert found.losses[index] == pytest.approx(-math.log(probs[images.labels[index]]), abs=1e-5)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.models import pool
 from residuum.models.inference import answering
+from residuum.models.layers import Halving
 from residuum.models.pool import max_pool
 
 here = pytest.mark.skipif(pool.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
@@ -16,6 +18,7 @@ POOLS = {
     "stem": nn.MaxPool2d(3, 2, 1),
     "halves": nn.MaxPool2d(2),
     "halves, a pixel stays one": nn.MaxPool2d(2, ceil_mode=True),
+    "a last odd pixel is left out": Halving(),
     "AlexNet": nn.MaxPool2d(3, 2),
     "rest at the edge": nn.MaxPool2d(3, 2, 1, ceil_mode=True),
     "side by side": nn.MaxPool2d(3, 1, 1),
@@ -58,6 +61,9 @@ def test_it_is_torchs(pool: nn.MaxPool2d, shape: tuple[int, int, int, int]) -> N
 def test_one_pixel_may_stay_one() -> None:
     x = drawn(2, 16, 1, 1)
     assert torch.equal(max_pool(nn.MaxPool2d(2, ceil_mode=True), x), x)
+    assert torch.equal(max_pool(Halving(), x), x)
+    thin = drawn(2, 16, 1, 5)
+    assert torch.equal(max_pool(Halving(), thin), F.max_pool2d(thin, (1, 2)))
     with pytest.raises(RuntimeError, match="too small"):
         max_pool(nn.MaxPool2d(2), x)
 

@@ -57,6 +57,11 @@ RECIPES = {
     ),
     "fewer steps than rehearsals": replace(SMALL, data=replace(SMALL.data, batch_size=24), loss="bce"),
     "a whitened stem": replace(SWIFT, optim=Muon(weight_decay=1.0, bias_factor=20.0)),
+    "weights of fixed length": replace(
+        SWIFT,
+        optim=Muon(fixed_length=True, bias_factor=20.0, bias_weight_decay=1e-3),
+        augment=Augment(crop=PadCrop(px=1, fill="reflect"), flip="alternate"),
+    ),
 }
 
 
@@ -98,11 +103,14 @@ def test_one_step_from_the_same_batch_is_the_same_update(name: str, tmp_path: Pa
     wanted = replace(RECIPES[name], epochs=1, data=replace(RECIPES[name].data, batch_size=48))
     plain, replayed = build(wanted, tmp_path / "a", CPU), build(replace(wanted, capture=True), tmp_path / "b", CPU)
     assert len(plain.train_loader) == 1
-    before = [parameter.detach().clone() for parameter in plain.model.parameters()]
+    before = {name: parameter.detach().clone() for name, parameter in plain.model.named_parameters()}
     fit(plain)
     fit(replayed)
-    for old, left, right in zip(before, plain.model.parameters(), replayed.model.parameters(), strict=True):
-        assert not torch.equal(old, left)
+    for (key, old), left, right in zip(
+        before.items(), plain.model.parameters(), replayed.model.parameters(), strict=True
+    ):
+        # Between norms, a convolution that still is the identity passes scales on that the second norm takes back.
+        assert (wanted.model == SWIFT.model and key.endswith("branch.norm1.weight")) or not torch.equal(old, left)
         assert float((left - right).detach().abs().max()) <= 1e-6 * max(1.0, float(left.detach().abs().max()))
 
 

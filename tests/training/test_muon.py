@@ -53,6 +53,20 @@ def test_a_kernel_moves_as_the_matrix_of_its_outputs() -> None:
     assert torch.equal(kernel.detach().reshape(6, 36), matrix.detach())
 
 
+def test_weights_of_fixed_length_turn_by_the_rate_whatever_their_scale() -> None:
+    """One step at a rate of `lr` adds `lr` of the length, in the direction of the update: the source's step, scaled."""
+    torch.manual_seed(0)
+    start, gradient = torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)
+    weights = [nn.Parameter(start.clone()), nn.Parameter(100 * start)]
+    for weight in weights:
+        weight.grad = gradient.clone()
+    Muon([{"params": weights, "orthogonal": True, "fixed_length": True}], lr=0.3, momentum=0.9).step()
+    torch.testing.assert_close(weights[0], weights[1])
+    source = start * len(start) ** 0.5 / start.norm()  # airbench94_muon: to the length of an orthogonal matrix
+    source -= 0.3 * orthogonalised(1.9 * gradient.reshape(1, 6, 36)).reshape(start.shape)
+    torch.testing.assert_close(weights[0] / weights[0].norm(), source / source.norm())
+
+
 def test_the_rest_moves_as_with_sgd() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 3), nn.Linear(5, 3)
@@ -97,3 +111,17 @@ def test_biases_may_have_a_factor_of_their_own() -> None:
     assert rates["stages.0.1.branch.conv1.weight"] == 0.1
     decayed = {names[id(p)] for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
     assert decayed == {name for name, p in model.named_parameters() if p.ndim > 1}
+
+
+@pytest.mark.parametrize("factor", [None, 30.0])
+def test_biases_may_decay(factor: float | None) -> None:
+    model = create_model("swift_resnet10_cifar", width=0.125)
+    wanted = recipe.Muon(lr=0.1, plain_factor=0.5, bias_factor=factor, bias_weight_decay=1e-3)
+    optimizer = optim.build(wanted, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decays = {
+        names[id(p)]: (g["weight_decay"], g["lr_factor"]) for g in optimizer.param_groups[1:] for p in g["params"]
+    }
+    shifts = {name for name in names.values() if name.endswith("bias")} - {"head.fc.bias"}
+    assert {name for name, found in decays.items() if found == (1e-3, factor or 0.5)} == shifts
+    assert decays["head.fc.bias"] == decays["stages.0.1.branch.norm1.weight"] == (0.0, 0.5)

@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "digits, cifar10, cifar100, a folder, a .csv, or .parquet or .tar shards (default: what it was trained on)"
     add("--data", metavar="DATA", help=text)
     add("--split", metavar="PART", help="train, val or test (default: test, else val, else everything)")
-    text = "what is seen of each picture: one (the centre, default), mirror (it and its mirror), ten (crops) or "
-    text += "multiscale; probabilities averaged"
-    kinds = ("one", "mirror", "ten", "multiscale")
+    text = "what is seen of each picture: one (the centre, default), mirror (it and its mirror), shift (moved a little "
+    text += "too), ten (crops) or multiscale; probabilities averaged"
+    kinds = ("one", "mirror", "shift", "ten", "multiscale")
     add("--views", choices=kinds, default="one", metavar="|".join(kinds), help=text)
     text = "more networks of the same classes, whose probabilities are averaged with the first one's"
     add("--ensemble", nargs="+", default=[], metavar="BUNDLE", help=text)

@@ -22,7 +22,7 @@ from residuum.data.labels import rarest
 from residuum.data.loading import prepared, targets_of
 from residuum.data.randomness import Draws, permutation
 from residuum.data.sets import ResidentSet
-from residuum.data.transforms import AlternateFlip, Erasing, Normalise, RandomFlip
+from residuum.data.transforms import AlternateFlip, Erasing, Normalise, RandomFlip, reflected
 from residuum.imaging import Preprocessing
 
 Table = NDArray[np.int64]
@@ -62,7 +62,8 @@ class DeviceBatches:
         self.seed = seed
         self._balance, self._labels = data.balanced_sampling, images.labels
         self._shape = (batches, len(_FIELDS), data.batch_size)
-        self._margin = augment.crop.px if isinstance(augment.crop, recipe.PadCrop) else 0
+        crop = augment.crop if isinstance(augment.crop, recipe.PadCrop) else recipe.PadCrop(px=0)
+        self._margin, self._reflects = crop.px, crop.fill == "reflect"
         self._flip = {"none": None, "random": RandomFlip(), "alternate": AlternateFlip()}[augment.flip]
         self._erasing = Erasing(augment.erasing, preprocessing.mean_colour) if augment.erasing else None
         self._normalise = Normalise(preprocessing, device, channels_last)
@@ -120,8 +121,11 @@ class DeviceBatches:
         return self._normalise(images.permute(0, 3, 1, 2)), self._all_labels.index_select(0, place)
 
     def _padded(self, pixels: NDArray[np.uint8], device: torch.device) -> Tensor:
-        """Returns the pictures with `_margin` pixels of mean colour on every side: uint8 [N, S + 2 m, S + 2 m, C]."""
+        """Returns the pictures with `_margin` pixels on every side: uint8 [N, S + 2 m, S + 2 m, C]."""
         count, side, _, channels = pixels.shape
+        if self._reflects:
+            along = reflected(side, self._margin)
+            return torch.from_numpy(pixels[:, along[:, None], along]).to(device)
         wide = side + 2 * self._margin
         padded = self._fill.expand(count, wide, wide, channels).contiguous()
         inner = slice(self._margin, self._margin + side)

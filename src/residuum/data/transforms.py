@@ -8,7 +8,7 @@ Source: arXiv:1512.03385, section 4.2 (PaddedCrop); arXiv:2404.00498, section 3.
     torchvision's ColorJitter for the rest.
 Departures: brightness, contrast and saturation change in this order, not in a random one; each operation rounds to
     uint8 and clips there, Lighting included. What comes from outside of a picture is its set's mean colour, rounded to
-    uint8, which normalisation takes to within 0.5 / 255 / std of zero.
+    uint8, which normalisation takes to within 0.5 / 255 / std of zero; or what the crop's `fill` says.
 Shapes: N pictures of C channels, H x W pixels; S = img_size.
 """
 
@@ -59,7 +59,7 @@ def stages_of(augment: recipe.Augment, preprocessing: Preprocessing) -> list[Sta
     fill = preprocessing.mean_colour
     stages: list[Stage] = []
     if isinstance(augment.crop, recipe.PadCrop) and augment.crop.px:
-        stages.append(PaddedCrop(augment.crop.px, fill))
+        stages.append(PaddedCrop(augment.crop.px, None if augment.crop.fill == "reflect" else fill))
     if augment.flip != "none":
         stages.append(RandomFlip() if augment.flip == "random" else AlternateFlip())
     if not isinstance(augment.policy, recipe.NoPolicy):
@@ -85,19 +85,24 @@ def stages_of(augment: recipe.Augment, preprocessing: Preprocessing) -> list[Sta
 
 @dataclass(frozen=True)
 class PaddedCrop:
-    """`px` pixels of `fill` on every side, then a crop of the old size at one of (2 px + 1)^2 places."""
+    """`px` pixels of `fill`, or without one of the mirrored picture, on every side, then a crop of the old size at one
+    of (2 px + 1)^2 places."""
 
     px: int
-    fill: tuple[int, ...]
+    fill: tuple[int, ...] | None
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         n, channels, height, width = images.shape
         tall, wide, places = height + 2 * self.px, width + 2 * self.px, 2 * self.px + 1
         y = (draws.uniform("crop_y") * places).astype(np.int64)
         x = (draws.uniform("crop_x") * places).astype(np.int64)
-        frame = torch.tensor(self.fill, dtype=torch.uint8, device=images.device).expand(tall, wide, channels)
-        padded = frame.reshape(-1).repeat(n, 1).view(n, tall, wide, channels)
-        padded[:, self.px : self.px + height, self.px : self.px + width] = images.permute(0, 2, 3, 1)
+        if self.fill is None:
+            rows, columns = (reflected(side, self.px) for side in (height, width))
+            padded = images.permute(0, 2, 3, 1)[:, _on(images, rows)][:, :, _on(images, columns)]
+        else:
+            frame = torch.tensor(self.fill, dtype=torch.uint8, device=images.device).expand(tall, wide, channels)
+            padded = frame.reshape(-1).repeat(n, 1).view(n, tall, wide, channels)
+            padded[:, self.px : self.px + height, self.px : self.px + width] = images.permute(0, 2, 3, 1)
         # A view of all windows of H rows of W * C bytes, one for each pixel where it may start; they overlap in memory.
         starts = n * tall * wide - (height - 1) * wide - width + 1
         windows = padded.as_strided((starts, height, width * channels), (channels, wide * channels, 1))
@@ -263,6 +268,12 @@ def rotated(images: Tensor, angles: NDArray[np.float64], fill: tuple[int, ...]) 
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
     colour = _colour(fill, images).float()
     return _rounded(functional.grid_sample(images - colour, grid, align_corners=False) + colour)
+
+
+def reflected(side: int, margin: int) -> NDArray[np.int64]:
+    """Returns which pixels of a row of `side` lie in it when both ends are continued by its mirror image, int64 [side
+    + 2 margin]."""
+    return np.pad(np.arange(side), margin, mode="reflect")
 
 
 def _on(images: Tensor, values: NDArray[np.generic]) -> Tensor:

@@ -83,9 +83,9 @@ def evaluate(
     """Scores the network in `bundle` on a part of `data`: `split`, or test, else validation, else all of it.
 
     Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
-    sees of each picture: "one" (the centre), that and its "mirror", "ten" crops, or "multiscale"; `ensemble` are
-    bundles of more networks. The probabilities of all views and networks are averaged, each network's with its own
-    temperature. Of a network that gives a picture several classes, they are scores of that kind, at the bundle's
+    sees of each picture: "one" (the centre), that and its "mirror", these and a small "shift", "ten" crops, or
+    "multiscale"; `ensemble` are bundles of more networks. The probabilities of all views and networks are averaged,
+    each network's with its own temperature. Of a network that gives a picture several classes, they are scores of that kind, at the bundle's
     thresholds (the mean ones of an ensemble). Processes that were started together, by torchrun or srun, share the
     pictures, and each returns the scores of all of them.
 

@@ -1,15 +1,18 @@
 """Many views and one answer: ten crops, several scales, several networks, whose probabilities are averaged.
 
-"one" is the centre that every other command looks at, "mirror" that and its mirror. "ten" are the four corners and the
-centre of the central square, and their mirrors. "multiscale" is the whole picture at five scales, and its mirrors, as a
-fully-convolutional network sees it: pooling takes any size, and a linear layer after it answers the mean of its answers
-at all places.
+"one" is the centre that every other command looks at, "mirror" that and its mirror. "shift" are these, and the centre
+moved a little in four directions, with its edge mirrored where nothing is, and their mirrors. "ten" are the four
+corners and the centre of the central square, and their mirrors. "multiscale" is the whole picture at five scales, and
+its mirrors, as a fully-convolutional network sees it: pooling takes any size, and a linear layer after it answers the
+mean of its answers at all places.
 
 Source: Krizhevsky et al. 2012, sections 2 and 4.1 (ten crops); He et al., arXiv:1512.03385, section 3.4 (scales) and
     Table 5 (ensembles); Simonyan and Zisserman, arXiv:1409.1556, section 3.2 (mirrors of the whole picture); Page,
-    "How to train your ResNet", part 8 (the mirror of the one view, on CIFAR-10).
+    "How to train your ResNet", part 8 (the mirror of the one view, on CIFAR-10); Jordan, arXiv:2404.00498, section 3.5
+    (moved pictures, on CIFAR-10).
 Departures: pixels are given for networks of 224; others have the same proportions. Where preparation leaves no margin
-    around its crop (`resize_px` not above `img_size`), ten crops are taken with the paper's margin of 256 to 224.
+    around its crop (`resize_px` not above `img_size`), ten crops are taken with the paper's margin of 256 to 224. All
+    shifts count alike, and are up, down, left and right; the source has two, along the diagonal, at half the weight.
 Shapes: N pictures, V views of each, M views of one size, C channels, h x w pixels, K classes.
 """
 
@@ -38,7 +41,7 @@ from residuum.distributed import ALONE, World
 from residuum.errors import PictureError
 from residuum.imaging import Preprocessing
 
-Kind = Literal["one", "mirror", "ten", "multiscale"]
+Kind = Literal["one", "mirror", "shift", "ten", "multiscale"]
 Pixels = NDArray[np.uint8]
 
 MARGIN = 256 / 224
@@ -49,15 +52,17 @@ SCALES = tuple(px / 224 for px in (224, 256, 384, 480, 640))
 WORDS: Mapping[Kind, str] = {
     "one": "the centre",
     "mirror": "the centre and its mirror",
+    "shift": "the centre, moved in four directions too, and their mirrors",
     "ten": "four corners and the centre, and their mirrors",
     "multiscale": f"the whole picture at {len(SCALES)} scales, and its mirrors",
 }
 """What the views of a picture are, for people."""
 
-_VIEWS: Mapping[Kind, int] = {"one": 1, "mirror": 1, "ten": 5, "multiscale": len(SCALES)}  # without mirrors
+_VIEWS: Mapping[Kind, int] = {"one": 1, "mirror": 1, "shift": 5, "ten": 5, "multiscale": len(SCALES)}  # without mirrors
 _COST: Mapping[Kind, int] = {
     "one": 1,
     "mirror": 1,
+    "shift": 5,
     "ten": 5,
     "multiscale": round(sum(scale**2 for scale in SCALES)),
 }
@@ -171,10 +176,21 @@ def views_of(picture: Image.Image, preprocessing: Preprocessing, kind: Kind) -> 
     `preprocessing` squashes or pads, they are of the whole picture as a square."""
     if kind in ("one", "mirror"):
         return [imaging.prepare(picture, preprocessing).transpose(1, 2, 0)]
+    if kind == "shift":
+        return _shifted(imaging.prepare(picture, preprocessing).transpose(1, 2, 0))
     if kind == "ten":
         return _five_crops(picture, preprocessing)
     sides = [round(preprocessing.img_size * scale) for scale in SCALES]
     return [_pixels(imaging.resized(picture, side, preprocessing)) for side in sides]
+
+
+def _shifted(centre: Pixels) -> list[Pixels]:
+    """The view itself, and moved up, down, left and right by a 32nd of its side, at least by a pixel."""
+    by = max(1, round(len(centre) / 32))
+    wide = np.pad(centre, ((by, by), (by, by), (0, 0)), mode="reflect")
+    high, across = centre.shape[:2]
+    places = ((by, by), (2 * by, by), (0, by), (by, 2 * by), (by, 0))
+    return [wide[top : top + high, left : left + across] for top, left in places]
 
 
 def _five_crops(picture: Image.Image, preprocessing: Preprocessing) -> list[Pixels]:

@@ -11,13 +11,14 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residuum import hardware, native
+from residuum.models.layers import Halving
 
 _SOURCE = Path(__file__).with_name("pool.c")
 _LANES = 16
@@ -34,7 +35,7 @@ def max_pool(pool: nn.MaxPool2d, x: Tensor) -> Tensor:
     size, stride, padding = window
     high, wide = (_outputs(side, size, stride, padding, pool.ceil_mode) for side in x.shape[2:])
     if min(high, wide) < 1:
-        raise RuntimeError(f"max pooling over {size} x {size} pixels: a map of {[*x.shape[2:]]} is too small")
+        return cast(Tensor, pool(x))
     shape = _Pool(x.shape[0], *x.shape[2:], x.shape[1], size, stride, padding, high, wide)
     if not (torch.is_grad_enabled() and x.requires_grad):
         return _forward(shape, x, None)
@@ -53,7 +54,7 @@ class _Pool(ctypes.Structure):
 
 def _window(pool: nn.MaxPool2d) -> tuple[int, int, int] | None:
     """Returns size, stride and padding of a square window; None for others."""
-    if type(pool) is not nn.MaxPool2d or pool.return_indices:
+    if type(pool) not in (nn.MaxPool2d, Halving) or pool.return_indices:
         return None
     found = []
     for value in (pool.kernel_size, pool.stride, pool.padding, pool.dilation):

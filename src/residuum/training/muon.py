@@ -2,7 +2,8 @@
 
 Source: Jordan et al., "Muon: an optimizer for hidden layers in neural networks" (2024),
     https://kellerjordan.github.io/posts/muon/, with the scale `0.2 sqrt(max(rows, columns))` of Liu et al.,
-    arXiv:2502.16982, section 2.2, which makes an update about as large as AdamW's.
+    arXiv:2502.16982, section 2.2, which makes an update about as large as AdamW's; for weights of fixed length,
+    Jordan's airbench94_muon (2024), https://github.com/KellerJordan/cifar10-airbench.
 Departures: the iteration is done on Gram matrices, which are smaller; in exact arithmetic it is the same. What is no
     hidden weight (the first convolution, the head, norms and biases) is moved by SGD with Nesterov momentum, at a
     fraction of the rate. Convolutions are matrices of [out, in * height * width], as in the first.
@@ -21,17 +22,21 @@ from torch import Tensor
 from residuum.training.eager import Eager
 
 _STEPS = 5
+_RMS = 0.2
+"""The root mean square of an update at a rate of 1, about AdamW's."""
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic iteration of the source, tuned for a steep start
 
 
 class Muon(Eager):
     """Groups with `orthogonal=True` are Muon's, the others SGD's; both with Nesterov momentum and weight decay.
 
-    In Muon's groups the decay is decoupled (`w -= lr * weight_decay * w`), in SGD's it is part of the gradient.
+    In Muon's groups the decay is decoupled (`w -= lr * weight_decay * w`), in SGD's it is part of the gradient. With
+    `fixed_length=True` a weight of Muon's is brought to the length of an update at a rate of 1 before it is moved.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False})
+        usual = {"lr": lr, "momentum": momentum, "weight_decay": 0.0, "orthogonal": False, "fixed_length": False}
+        super().__init__(groups, usual)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -61,12 +66,16 @@ class Muon(Eager):
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, parameter in enumerate(parameters):
             alike[len(parameter), parameter[0].numel()].append(number)
+        if group["fixed_length"]:
+            wanted = [_RMS * math.sqrt(parameter.numel()) for parameter in parameters]
+            lengths = torch._foreach_norm(parameters)
+            torch._foreach_mul_(parameters, [to / length for to, length in zip(wanted, lengths, strict=True)])
         torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         for shape, numbers in alike.items():  # together, because a product of small matrices is mostly overhead
             updates = orthogonalised(torch.stack([velocities[number].reshape(shape) for number in numbers]))
             for number, update in zip(numbers, updates, strict=True):
                 parameter = parameters[number]
-                _move(parameter, update.reshape(parameter.shape), -group["lr"] * 0.2 * math.sqrt(max(shape)))
+                _move(parameter, update.reshape(parameter.shape), -group["lr"] * _RMS * math.sqrt(max(shape)))
 
     def _plain(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         gradients = [_gradient(parameter) for parameter in parameters]

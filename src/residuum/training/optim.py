@@ -48,14 +48,17 @@ def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_
 def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
     hidden = {id(weight) for weight in model.stages.parameters() if weight.ndim > 1}
     weights = [weight for weight in model.parameters() if id(weight) in hidden]
-    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": optim.weight_decay, "orthogonal": True}]
+    orthogonal = {"weight_decay": optim.weight_decay, "orthogonal": True, "fixed_length": optim.fixed_length}
+    groups: list[dict[str, Any]] = [{"params": weights, **orthogonal}]
     shifts = {id(getattr(layer, "bias", None)) for layer in model.modules() if isinstance(layer, (*NORMS, nn.Conv2d))}
     for group in parameter_groups(model, optim.plain_weight_decay, decay_all=False):
         rest = [p for p in group["params"] if id(p) not in hidden]
-        if optim.bias_factor is not None:
+        if optim.bias_factor is not None or optim.bias_weight_decay:
             own = [p for p in rest if id(p) in shifts]
             rest = [p for p in rest if id(p) not in shifts]
-            groups += [{**group, "params": own, "lr_factor": optim.bias_factor}] if own else []
+            factor = optim.plain_factor if optim.bias_factor is None else optim.bias_factor
+            of_biases = {"lr_factor": factor, "weight_decay": optim.bias_weight_decay}
+            groups += [{**group, "params": own, **of_biases}] if own else []
         groups.append({**group, "params": rest, "lr_factor": optim.plain_factor})
     return groups
 

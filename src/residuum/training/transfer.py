@@ -5,7 +5,7 @@ know nothing more. A part that does not learn computes as at evaluation: its wei
 stay as they are, bit for bit.
 
 Source: Howard and Ruder, arXiv:1801.06146, section 3.2 (rates that fall with depth, gradual unfreezing); Yosinski et
-    al., arXiv:1411.1792 (freezing the first layers).
+    al., arXiv:1411.1792 (freezing the first layers); Brock et al., arXiv:1706.04983 (first layers that stop learning).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def first_epochs(transfer: recipe.Transfer, stages: int) -> list[float]:
     """Returns for each part the epoch from which on it learns; infinity is never.
 
     Raises:
-        RecipeError: the network has no such stage.
+        RecipeError: the network has no such stage, or the stem stops before it begins.
     """
     names = names_of_parts(stages)
     if transfer.freeze not in ("none", "all", *names):
@@ -53,6 +53,13 @@ def first_epochs(transfer: recipe.Transfer, stages: int) -> list[float]:
         math.inf if part <= last_frozen else transfer.head_epochs + later * (stages - part)
         for part in range(stages + 1)
     ]
+    if 0 < transfer.stem_epochs <= body[0]:
+        begins = "never learns" if math.isinf(body[0]) else f"begins to learn after {body[0]}"
+        raise RecipeError(
+            f"The recipe key 'transfer.stem_epochs' cannot be {transfer.stem_epochs}: the stem {begins}.",
+            expected="Expected an end after the beginning; 0 is no end.",
+            hint="Leave it out, or transfer.freeze, head_epochs and thaw_every_epochs.",
+        )
     return [*body, 0]
 
 
@@ -63,7 +70,7 @@ def only_the_head_learns(transfer: recipe.Transfer, stages: int) -> bool:
 
 def freezes(transfer: recipe.Transfer, stages: int) -> bool:
     """Whether some part does not learn in some epoch."""
-    return any(epoch > 0 for epoch in first_epochs(transfer, stages))
+    return transfer.stem_epochs > 0 or any(epoch > 0 for epoch in first_epochs(transfer, stages))
 
 
 class Thawing:
@@ -72,13 +79,14 @@ class Thawing:
     def __init__(self, model: Network, transfer: recipe.Transfer) -> None:
         self._model = model
         self._first = first_epochs(transfer, len(model.stages))
+        self._stem_until = transfer.stem_epochs or math.inf
         self._keep = transfer.batch_norm == "keep"
 
     def begin(self, epoch: int) -> None:
         """Makes the parts that learn in `epoch` trainable and the others constant."""
         self._model.train()
         for part, first in zip(parts_of(self._model), self._first, strict=True):
-            learns = epoch >= first
+            learns = epoch >= first and (part is not self._model.stem or epoch < self._stem_until)
             part.requires_grad_(learns)
             part.train(learns)
         for layer in self._model.modules() if self._keep else ():
@@ -91,7 +99,12 @@ class Thawing:
         return int(max(first for first in self._first if first < math.inf))
 
     def in_words(self) -> str:
-        """Returns what learns when, in a sentence; nothing where all of it does from the start."""
+        """Returns what learns when, in sentences; nothing where all of it does from the start to the end."""
+        until = self._stem_until
+        stops = "" if until == math.inf else f"The stem learns until epoch {until}."
+        return " ".join(filter(None, (self._from_when(), stops)))
+
+    def _from_when(self) -> str:
         groups: dict[float, list[str]] = {}
         for name, first in zip(names_of_parts(len(self._first) - 2), self._first, strict=True):
             groups.setdefault(first, []).append(name)
