@@ -125,7 +125,7 @@ class DeviceBatches:
         count, side, _, channels = pixels.shape
         if self._reflects:
             along = reflected(side, self._margin)
-            return torch.from_numpy(pixels[:, along[:, None], along]).to(device)
+            return torch.from_numpy(np.ascontiguousarray(pixels[:, along[:, None], along])).to(device)
         wide = side + 2 * self._margin
         padded = self._fill.expand(count, wide, wide, channels).contiguous()
         inner = slice(self._margin, self._margin + side)

@@ -98,7 +98,7 @@ class PaddedCrop:
         x = (draws.uniform("crop_x") * places).astype(np.int64)
         if self.fill is None:
             rows, columns = (reflected(side, self.px) for side in (height, width))
-            padded = images.permute(0, 2, 3, 1)[:, _on(images, rows)][:, :, _on(images, columns)]
+            padded = images.permute(0, 2, 3, 1)[:, _on(images, rows)][:, :, _on(images, columns)].contiguous()
         else:
             frame = torch.tensor(self.fill, dtype=torch.uint8, device=images.device).expand(tall, wide, channels)
             padded = frame.reshape(-1).repeat(n, 1).view(n, tall, wide, channels)

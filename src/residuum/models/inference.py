@@ -143,6 +143,8 @@ def _of_block(block: nn.Module, dtype: torch.dtype) -> Step:
             activate = _chain(_in_a_row([block.activate], dtype))
             plain = isinstance(block.shortcut, nn.Identity)
             return _pre_activated(activate, steps, last, None if plain else _chain(_in_a_row([block.shortcut], dtype)))
+    if isinstance(block, nn.Sequential) and not _hooked(block):
+        return _chain(_in_a_row([block], dtype))
     return _called(block, dtype)
 
 

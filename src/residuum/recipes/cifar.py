@@ -156,7 +156,7 @@ def swift_resnet7_cifar10_fast() -> Recipe:
     Run: residuum train --recipe swift_resnet7_cifar10_fast --data cifar10, and then residuum evaluate RUN/best --views
     shift, by which its source scores too.
     """
-    recipe = _swift("swift_resnet7_cifar", 12, 4)
+    recipe = _swift("swift_resnet7_cifar", 11, 2)
     return replace(recipe, name="swift_resnet7_cifar10_fast", transfer=Transfer(stem_epochs=4))
 
 
