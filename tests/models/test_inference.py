@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residuum.models import create_model, inference
+from residuum.models import create_model, inference, layers
 from residuum.models.layers import Network
 
 NETWORKS: dict[str, dict[str, object]] = {
@@ -63,7 +63,21 @@ def test_it_is_the_same_function_in_float32(name: str, fused: bool, monkeypatch:
             assert torch.equal(shown, given)
 
 
-@pytest.mark.parametrize("name", ["resnet50", "resnet20_cifar", "wrn16_8_cifar"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_no_convolution_is_left_to_its_module(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would compute it in float32."""
+    answering = inference.answering(network(name, **NETWORKS[name]), "bf16")
+
+    def refuse(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        raise AssertionError(f"{layer} was called with {x.dtype}")
+
+    for kind in (nn.Conv2d, layers.Conv2d):
+        monkeypatch.setattr(kind, "forward", refuse)
+    with torch.inference_mode():
+        assert answering(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnet20_cifar", "wrn16_8_cifar", "swift_resnet7_cifar"])
 def test_bfloat16_is_nearer_to_float32_than_autocast(name: str) -> None:
     model = network(name, **NETWORKS[name])
     shown = images(16)
