@@ -241,11 +241,13 @@ class AdamW:
 class Muon:
     """Orthogonalised momentum for the weights of the stages (Jordan et al. 2024), with decoupled `weight_decay`.
 
+    Fewer `iterations` leave directions small that hardly any picture asks for.
     With `fixed_length` every such weight is first brought back to the length of its update, so that the rate is by how
     much of their length a step turns them: for networks whose every convolution has a norm after it.
-    The stem, the head, norms and biases are moved by SGD with Nesterov momentum at `plain_factor` times the rate; of
-    those, `plain_weight_decay` is for weights only. The biases of norms and convolutions may have a `bias_factor` of
-    their own (arXiv:2404.00498, section 3.3: a large one saves passes) and a `bias_weight_decay`.
+    The stem, the head, norms and biases are moved by SGD with Nesterov momentum at `plain_factor` times the rate, with
+    `plain_momentum` where it is another; of those, `plain_weight_decay` is for weights only. The biases of norms and
+    convolutions may have a `bias_factor` of their own (arXiv:2404.00498, section 3.3: a large one saves passes) and a
+    `bias_weight_decay`.
     """
 
     name: Literal["muon"] = "muon"
@@ -253,7 +255,9 @@ class Muon:
     momentum: float = 0.9
     weight_decay: float = 0.02
     fixed_length: bool = False
+    iterations: int = 5
     plain_factor: float = 0.4
+    plain_momentum: float | None = None
     plain_weight_decay: float = 5e-4
     bias_factor: float | None = None
     bias_weight_decay: float = 0.0
@@ -439,7 +443,9 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "beta2": (0, 0.999999),
     "weight_decay": (0, 1e6),
     "clip_norm": (1e-12, math.inf),
+    "iterations": (1, 20),
     "plain_factor": (0, 100),
+    "plain_momentum": (0, 0.9999),
     "bias_factor": (0, 1e6),
     "plain_weight_decay": (0, 1e6),
     "bias_weight_decay": (0, 1e6),

@@ -53,6 +53,19 @@ def test_a_kernel_moves_as_the_matrix_of_its_outputs() -> None:
     assert torch.equal(kernel.detach().reshape(6, 36), matrix.detach())
 
 
+def test_each_iteration_is_the_sources_quintic_of_every_singular_value() -> None:
+    values = torch.tensor([3.0, 1.0, 0.2, 0.01])
+    wanted = values / values.norm()
+    for iterations in (1, 2, 3):
+        wanted = 3.4445 * wanted - 4.7750 * wanted**3 + 2.0315 * wanted**5
+        found = orthogonalised(torch.diag(values)[None], iterations)[0]
+        torch.testing.assert_close(found, torch.diag(wanted), rtol=1e-4, atol=1e-6)
+    weight = nn.Parameter(torch.zeros(4, 4))
+    weight.grad = torch.diag(values)
+    Muon([{"params": [weight], "orthogonal": True, "iterations": 3}], lr=1.0, momentum=0.0).step()
+    torch.testing.assert_close(weight.detach(), -0.4 * torch.diag(wanted), rtol=1e-4, atol=1e-6)
+
+
 def test_weights_of_fixed_length_turn_by_the_rate_whatever_their_scale() -> None:
     """One step at a rate of `lr` adds `lr` of the length, in the direction of the update: the source's step, scaled."""
     torch.manual_seed(0)
@@ -95,6 +108,14 @@ def test_the_stages_weights_are_orthogonalised_and_nothing_else() -> None:
     optim.set_lr(optimizer, 0.2)
     assert [group["lr"] for group in optimizer.param_groups] == [0.2, 0.05, 0.05]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 5e-4, 0.0]
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(None, 0.6), (0.85, 0.85)])
+def test_what_is_not_orthogonalised_may_have_a_momentum_of_its_own(wanted: float | None, found: float) -> None:
+    optimizer = optim.build(recipe.Muon(momentum=0.6, plain_momentum=wanted), create_model("resnet20_cifar"))
+    hidden, *rest = optimizer.param_groups
+    assert hidden["momentum"] == 0.6
+    assert [group["momentum"] for group in rest] == [found, found]
 
 
 def test_biases_may_have_a_factor_of_their_own() -> None:

@@ -85,9 +85,9 @@ def evaluate(
     Without `data` it is the set that the network was trained on, with the same pictures held out. `views` is what it
     sees of each picture: "one" (the centre), that and its "mirror", these and a small "shift", "ten" crops, or
     "multiscale"; `ensemble` are bundles of more networks. The probabilities of all views and networks are averaged,
-    each network's with its own temperature. Of a network that gives a picture several classes, they are scores of that kind, at the bundle's
-    thresholds (the mean ones of an ensemble). Processes that were started together, by torchrun or srun, share the
-    pictures, and each returns the scores of all of them.
+    each network's with its own temperature. Of a network that gives a picture several classes, they are scores of that
+    kind, at the bundle's thresholds (the mean ones of an ensemble). Processes that were started together, by torchrun
+    or srun, share the pictures, and each returns the scores of all of them.
 
     Raises:
         WeightsError: a bundle cannot be used, or has other classes than the first.

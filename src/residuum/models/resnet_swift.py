@@ -24,6 +24,8 @@ from residuum.models._catalog import MODELS, Card, Range
 from residuum.models.layers import Network
 
 _PATCH_PX = 2
+_MOMENTUM = 0.4
+"""By how much norms' running statistics follow a batch's: the source's, for weights that turn fast."""
 _EPSILON = 5e-4
 """Added to the variances that are divided by, in units of normalised pictures: arXiv:2404.00498's code."""
 
@@ -120,6 +122,8 @@ class SwiftResNet(Network):
     def _initialise(self) -> None:
         layers.he_initialise(self)
         for layer in self.stages.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = _MOMENTUM
             if isinstance(layer, nn.Conv2d):
                 nn.init.dirac_(layer.weight.detach()[: layer.in_channels])  # the first filters pass the channels on
         fc = self.head.get_submodule("fc")

@@ -48,10 +48,12 @@ def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_
 def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
     hidden = {id(weight) for weight in model.stages.parameters() if weight.ndim > 1}
     weights = [weight for weight in model.parameters() if id(weight) in hidden]
-    orthogonal = {"weight_decay": optim.weight_decay, "orthogonal": True, "fixed_length": optim.fixed_length}
-    groups: list[dict[str, Any]] = [{"params": weights, **orthogonal}]
+    orthogonal = {"orthogonal": True, "fixed_length": optim.fixed_length, "iterations": optim.iterations}
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": optim.weight_decay, **orthogonal}]
+    plain_momentum = optim.momentum if optim.plain_momentum is None else optim.plain_momentum
     shifts = {id(getattr(layer, "bias", None)) for layer in model.modules() if isinstance(layer, (*NORMS, nn.Conv2d))}
     for group in parameter_groups(model, optim.plain_weight_decay, decay_all=False):
+        group["momentum"] = plain_momentum
         rest = [p for p in group["params"] if id(p) not in hidden]
         if optim.bias_factor is not None or optim.bias_weight_decay:
             own = [p for p in rest if id(p) in shifts]
