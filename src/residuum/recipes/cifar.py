@@ -135,13 +135,13 @@ _OF_THE_SOURCE = Muon(
 )
 """What moves the weights in airbench94_muon, by the author of arXiv:2404.00498 (2024), in batches of 2,000.
 
-There the loss is a batch's sum, and the head of C features divides by C. Of the mean loss, its rate of the head, 0.67, is
-0.67 * 2,000 / C**2, here for 256 features; and that of biases, 0.053, is 106.
+There the loss is a batch's sum, and the head of C features divides by C. Of the mean loss, its rate of the head, 0.67,
+is 0.67 * 2,000 / C**2, here for 256 features; and that of biases, 0.053, is 106.
 """
 
 
 def _swift(model: str, epochs: int, crop_px: int, optim: Muon, *, batch_size: int = 2000) -> Recipe:
-    """Training as in the source of `_OF_THE_SOURCE`, but that scales and the head's biases learn, at the head's rate."""
+    """Training as in airbench94_muon, but that scales and the head's biases learn, at the head's rate."""
     return Recipe(
         epochs=epochs,
         label_smoothing=0.2,
