@@ -85,7 +85,7 @@ def test_views_and_ensembles_are_scored_and_said(trained: Trained, say: Say) -> 
     ]
     said = say("evaluate", trained.bundle, "--views", "eleven")
     assert said.code == 2
-    assert "one, mirror, ten, multiscale" in said.err
+    assert "one, mirror, shift, ten, multiscale" in said.err
 
 
 def test_eval_and_val_are_evaluate(trained: Trained, say: Say) -> None:
