@@ -5,7 +5,7 @@
     python benchmarks/gpu.py resnet50 | fp16 | resume      # these need no pictures
     python benchmarks/gpu.py gather --data FOLDER          # brings shards of CIFAR-10, one call after the other
     python benchmarks/gpu.py recipe2015 | cifar94 | cifar96 [--data FOLDER] [--seeds N]
-    python benchmarks/gpu.py cifar94 --held-out 5000 --seeds 4 --set epochs=8 --set optim.lr=0.04
+    python benchmarks/gpu.py cifar94 --held-out 5000 --seeds 4 --set epochs=8 --set optim.lr=0.2
     python benchmarks/gpu.py table                         # the rows as a table in Markdown
     python benchmarks/gpu.py selftest                      # every part on the CPU, tiny, in seconds
 
@@ -123,7 +123,7 @@ def _refuse_unheard(arguments: argparse.Namespace, names: list[str]) -> None:
         raise UsageError(
             f"{option} means nothing to {', '.join(deaf)}.",
             expected=f"Expected it with some of {', '.join(gpu_cifar.PARTS)}.",
-            hint="For example: cifar94 --held-out 5000 --seeds 4 --set optim.lr=0.03",
+            hint="For example: cifar94 --held-out 5000 --seeds 4 --set optim.lr=0.2",
         )
     if not 0 <= arguments.held_out < CIFAR10_TRAIN:
         raise UsageError(

@@ -41,7 +41,8 @@ SMALL = Recipe(
 )
 """Ten updates an epoch, the last of 24 pictures."""
 
-SWIFT = replace(SMALL, model=Model("swift_resnet10_cifar"), optim=Muon(lr=0.02, fixed_length=True, bias_factor=5.0))
+MUON = Muon(lr=0.02, weight_decay=0.0, fixed_length=True, bias_factor=5.0)
+SWIFT = replace(SMALL, model=Model("swift_resnet10_cifar"), optim=MUON)
 
 
 def check(session: Session) -> None:

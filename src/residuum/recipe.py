@@ -56,9 +56,9 @@ class Transfer:
     ("all": all but the head). Of the others the head begins, alone for `head_epochs`; then the last stage joins, and
     each part before it `thaw_every_epochs` later (0: all at once). What does not learn keeps its batch norms'
     statistics; with `batch_norm` "keep" the rest does too. The learning rate falls by `layer_decay` from part to part,
-    from the head to the stem. With `stem_epochs` the stem learns in the first so many epochs of all (0: to the end),
-    which saves the gradients of what goes into the first stage. Source: arXiv:1801.06146, section 3.2 (rates that fall
-    with depth, gradual unfreezing); arXiv:1706.04983 (first layers that stop).
+    from the head to the stem. With `stem_until_epoch` the stem learns until that epoch's end and no longer (0: to the
+    end), which saves the gradients of what goes into the first stage. Source: arXiv:1801.06146, section 3.2 (rates that
+    fall with depth, gradual unfreezing); arXiv:1706.04983 (first layers that stop).
     """
 
     head: Literal["auto", "new", "keep"] = "auto"
@@ -67,7 +67,7 @@ class Transfer:
     thaw_every_epochs: int = 0
     batch_norm: Literal["adapt", "keep"] = "adapt"
     layer_decay: float = 1.0
-    stem_epochs: int = 0
+    stem_until_epoch: int = 0
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,10 @@ class AdamW:
 class Muon:
     """Orthogonalised momentum for the weights of the stages (Jordan et al. 2024), with decoupled `weight_decay`.
 
-    Fewer `iterations` leave directions small that hardly any picture asks for.
+    Fewer `ns_steps`, iterations of Newton and Schulz, leave directions small that hardly any picture asks for.
     With `fixed_length` every such weight is first brought back to the length of its update, so that the rate is by how
-    much of their length a step turns them: for networks whose every convolution has a norm after it.
+    much of their length a step turns them, and there is nothing to decay: for networks whose every convolution has a
+    norm after it.
     The stem, the head, norms and biases are moved by SGD with Nesterov momentum at `plain_factor` times the rate, with
     `plain_momentum` where it is another; of those, `plain_weight_decay` is for weights only. The biases of norms and
     convolutions may have a `bias_factor` of their own (arXiv:2404.00498, section 3.3: a large one saves passes) and a
@@ -255,7 +256,7 @@ class Muon:
     momentum: float = 0.9
     weight_decay: float = 0.02
     fixed_length: bool = False
-    iterations: int = 5
+    ns_steps: int = 5
     plain_factor: float = 0.4
     plain_momentum: float | None = None
     plain_weight_decay: float = 5e-4
@@ -403,7 +404,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "save_every_epochs": (1, math.inf),
     "head_epochs": (0, math.inf),
     "thaw_every_epochs": (0, math.inf),
-    "stem_epochs": (0, math.inf),
+    "stem_until_epoch": (0, math.inf),
     "layer_decay": (0.001, 1),
     "mean": (-10, 10),
     "std": (1e-6, 100),
@@ -443,7 +444,7 @@ _LIMITS: Mapping[str, tuple[float, float]] = {
     "beta2": (0, 0.999999),
     "weight_decay": (0, 1e6),
     "clip_norm": (1e-12, math.inf),
-    "iterations": (1, 20),
+    "ns_steps": (1, 20),
     "plain_factor": (0, 100),
     "plain_momentum": (0, 0.9999),
     "bias_factor": (0, 1e6),

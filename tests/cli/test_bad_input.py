@@ -88,6 +88,8 @@ CASES: list[tuple[list[str], int, str]] = [
     (["cache", "~nobody-is-called-that/x", "--out", "new"], 3, "~nobody-is-called-that/x"),
     ([*SYNTHETIC, "--weights", "~nobody-is-called-that/x"], 2, "~nobody-is-called-that/x"),
     ([*SYNTHETIC, "--model", "resnet18", "--img-size", "16", "-b", "1"], 2, "single pixel"),
+    ([*SYNTHETIC, "--model", "swift_resnet7_cifar", "--img-size", "16", "-b", "1"], 2, "from 17 px on"),
+    ([*SYNTHETIC, "--set", "optim.name=muon", "--set", "optim.fixed_length=true"], 2, "'optim.weight_decay'"),
     ([*TRAIN, "--data", "good", "--set", "data=torn"], 2, "'data.source' is given twice"),
     ([*TRAIN, "--set", "recipe=photos"], 2, "'recipe'"),
     ([*TRAIN, "--set", "optim.lr=1", "--set", "optim.lr=2"], 2, "'optim.lr' is given twice"),

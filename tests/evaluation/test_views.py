@@ -86,6 +86,16 @@ def expected_views(picture: PIL.Image.Image, preprocessing: Preprocessing, kind:
     return mirrored([*(np.asarray(crop) for crop in tv.five_crop(square, [px, px])[:4]), centre])
 
 
+@pytest.mark.parametrize(("px", "by"), [(8, 1), (47, 1), (49, 2), (96, 3)])
+def test_a_shift_is_a_32nd_of_the_side(px: int, by: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (px, px, 3), dtype=np.uint8)
+    wide = np.asarray(v2.Pad(by, padding_mode="reflect")(PIL.Image.fromarray(pixels)))
+    corners = ((by, by), (2 * by, by), (0, by), (by, 2 * by), (by, 0))
+    found = views_of(PIL.Image.fromarray(pixels), replace(PX8, img_size=px, resize_px=px), "shift")
+    for view, (y, x) in zip(found, corners, strict=True):
+        assert np.array_equal(view, wide[y : y + px, x : x + px])
+
+
 def answers(
     images: ImageSet, networks: Sequence[nn.Module], kind: Kind, batch_size: int = 4, **more: Any
 ) -> Predictions:

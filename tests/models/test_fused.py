@@ -125,7 +125,8 @@ def distance(ones: list[Tensor], others: list[Tensor]) -> float:
         ("resnet18", {"num_classes": 10, "width": 0.25}),
     ],
 )
-def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
+def test_a_networks_gradients_are_about_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
+    """With convolutions of `winograd.py` a little farther."""
     torch.manual_seed(0)
     model = create_model(name, **options).to(memory_format=torch.channels_last).train()
     side = 16 * model.feature_strides[0]
@@ -137,7 +138,7 @@ def test_a_networks_gradients_are_as_near_to_float32s_as_torchs(name: str, optio
         found.append(gradients(forward, model, images, bf16))
         running.append([buffer.float().clone() for buffer in model.buffers()])
     for exact, torchs, ours in (found, running):
-        assert 0 < distance(exact, ours) <= 1.1 * distance(exact, torchs)
+        assert 0 < distance(exact, ours) <= 1.25 * distance(exact, torchs)
 
 
 CONVS = [
@@ -192,7 +193,9 @@ def test_the_gradient_of_a_stride_over_one_pixel_is_float32s(way: str) -> None:
         y.backward(gradient)
         found = conv.weight.grad
         conv.weight.grad = None
-        conv(torch.relu(norm(x.float()))).backward(gradient.float())
+        plain = nn.functional.conv2d(torch.relu(norm(x.float())), conv.weight, None, 2, 1)
+        assert torch.allclose(plain, conv(torch.relu(norm(x.float()))))
+        plain.backward(gradient.float())
         assert found is not None
         assert conv.weight.grad is not None
         assert distance([conv.weight.grad], [found]) < 0.02

@@ -43,6 +43,17 @@ def test_a_network_without_convolutions_has_no_share() -> None:
     assert share(nn.Flatten()) == 0.0
 
 
+def test_what_is_left_out_has_no_part() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 4, 1))
+    found = _convolutions(model, (2, 3, 8, 8), lambda layer: layer.kernel_size == (3, 3))
+    assert [(convolution.weight, convolution.first) for convolution in found] == [
+        ((4, 3, 1, 1), True),
+        ((4, 4, 1, 1), False),
+    ]
+    shape = (2, 3, 8, 8)
+    assert input_share(model, shape, CPU, torch.float32, channels_last=True, without=lambda _: True) == 0.0
+
+
 def test_a_network_pays_for_both() -> None:
     assert 0.1 < share(create_model("resnet20_cifar", width=0.5), 16) < 0.9
 

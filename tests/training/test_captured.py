@@ -59,7 +59,7 @@ RECIPES = {
     "a whitened stem": replace(SWIFT, optim=Muon(weight_decay=1.0, bias_factor=20.0)),
     "weights of fixed length": replace(
         SWIFT,
-        optim=Muon(fixed_length=True, bias_factor=20.0, bias_weight_decay=1e-3),
+        optim=Muon(weight_decay=0.0, fixed_length=True, bias_factor=20.0, bias_weight_decay=1e-3),
         augment=Augment(crop=PadCrop(px=1, fill="reflect"), flip="alternate"),
     ),
 }

@@ -56,13 +56,13 @@ def test_a_kernel_moves_as_the_matrix_of_its_outputs() -> None:
 def test_each_iteration_is_the_sources_quintic_of_every_singular_value() -> None:
     values = torch.tensor([3.0, 1.0, 0.2, 0.01])
     wanted = values / values.norm()
-    for iterations in (1, 2, 3):
+    for ns_steps in (1, 2, 3):
         wanted = 3.4445 * wanted - 4.7750 * wanted**3 + 2.0315 * wanted**5
-        found = orthogonalised(torch.diag(values)[None], iterations)[0]
+        found = orthogonalised(torch.diag(values)[None], ns_steps)[0]
         torch.testing.assert_close(found, torch.diag(wanted), rtol=1e-4, atol=1e-6)
     weight = nn.Parameter(torch.zeros(4, 4))
     weight.grad = torch.diag(values)
-    Muon([{"params": [weight], "orthogonal": True, "iterations": 3}], lr=1.0, momentum=0.0).step()
+    Muon([{"params": [weight], "orthogonal": True, "ns_steps": 3}], lr=1.0, momentum=0.0).step()
     torch.testing.assert_close(weight.detach(), -0.4 * torch.diag(wanted), rtol=1e-4, atol=1e-6)
 
 
@@ -78,6 +78,14 @@ def test_weights_of_fixed_length_turn_by_the_rate_whatever_their_scale() -> None
     source = start * len(start) ** 0.5 / start.norm()  # airbench94_muon: to the length of an orthogonal matrix
     source -= 0.3 * orthogonalised(1.9 * gradient.reshape(1, 6, 36)).reshape(start.shape)
     torch.testing.assert_close(weights[0] / weights[0].norm(), source / source.norm())
+
+
+def test_a_weight_of_fixed_length_that_is_zero_is_moved_by_an_update() -> None:
+    weight = nn.Parameter(torch.zeros(3, 3))
+    weight.grad = torch.eye(3)
+    Muon([{"params": [weight], "orthogonal": True, "fixed_length": True}], lr=0.3, momentum=0.9).step()
+    turned = orthogonalised(torch.eye(3)[None])[0]
+    torch.testing.assert_close(weight.detach(), -0.3 * 0.2 * 3**0.5 * turned)
 
 
 def test_the_rest_moves_as_with_sgd() -> None:

@@ -52,6 +52,11 @@ NODE = "autograd::engine::evaluate_function: "
         (Event(f"{NODE}_NormReLUConvBackward", 1,
                [Event("_NormReLUConvBackward", 2, [Event("aten::convolution_backward", 4)])]),
          {parts.NORMS_BACKWARD: 3, parts._BACKWARD: 4}),
+        (Event(f"{NODE}_NormReLUConvBackward", 1, [Event("_NormReLUConvBackward", 2, [
+            Event("residuum: convolution's gradient of data", 4, [Event("residuum: convolution", 8)]),
+            Event("residuum: convolution's gradient of weights", 16)])]),
+         {parts.NORMS_BACKWARD: 3, parts.TO_INPUTS: 12, parts.TO_WEIGHTS: 16}),
+        (Event("_Conv", 1, [Event("residuum: convolution", 2)]), {parts.FORWARD: 3}),
         (Event("_MaxPool", 1, [Event("aten::empty", 2)]), {parts.POOLING: 3}),
         (Event(f"{NODE}AddBackward0", 1, [Event("AddBackward0", 2)]), {parts.ADDITIONS: 3}),
         (Event(f"{NODE}NativeBatchNormBackward0", 1, [Event("aten::add", 2)]),  # gradients of two branches
@@ -103,6 +108,9 @@ def test_the_two_gradients_and_waiting_are_told_apart_without_losing_time() -> N
     assert told == {
         parts.TO_INPUTS: 40.0, parts.TO_WEIGHTS: 60.0, parts.WAITING: 7.0, parts.LOADING: 3.0, parts.NORMS: 5.0,
     }  # fmt: skip
+    own = {parts._BACKWARD: 100.0, parts.TO_INPUTS: 3.0, parts.TO_WEIGHTS: 5.0}
+    told = parts._told_apart(own, 0.0, lambda: 0.4)
+    assert told == {parts.TO_INPUTS: 43.0, parts.TO_WEIGHTS: 65.0, parts.WAITING: 0.0, parts.LOADING: 0.0}
     assert parts._told_apart({parts.LOADING: 10.0}, 99.0, lambda: 0.4) == {parts.LOADING: 0.0, parts.WAITING: 10.0}
 
 

@@ -58,14 +58,14 @@ def test_a_stage_that_is_not_there_is_refused(tiny: Recipe, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("transfer", "why"),
     [
-        (Transfer(stem_epochs=2, freeze="stage1"), "never learns"),
-        (Transfer(stem_epochs=2, head_epochs=2), "after 2"),
+        (Transfer(stem_until_epoch=2, freeze="stage1"), "never learns"),
+        (Transfer(stem_until_epoch=2, head_epochs=2), "after epoch 2"),
     ],
 )
 def test_a_stem_that_stops_before_it_begins_is_refused(
     transfer: Transfer, why: str, tiny: Recipe, tmp_path: Path
 ) -> None:
-    with pytest.raises(RecipeError, match=f"'transfer.stem_epochs' cannot be 2: the stem .*{why}"):
+    with pytest.raises(RecipeError, match=f"'transfer.stem_until_epoch' cannot be 2: the stem .*{why}"):
         build(replace(tiny, transfer=transfer), tmp_path, CPU)
 
 
@@ -102,7 +102,7 @@ def test_parts_learn_from_their_epoch_on_and_change_in_nothing_before(
 
 @pytest.mark.parametrize("optim", [Sgd(lr=0.05, nesterov=True), AdamW(lr=0.01), Muon(lr=0.02)], ids=lambda o: o.name)
 def test_the_stem_may_stop(optim: Sgd | AdamW | Muon, tiny: Recipe, tmp_path: Path) -> None:
-    run = build(replace(tiny, epochs=4, transfer=Transfer(stem_epochs=2), optim=optim), tmp_path, CPU)
+    run = build(replace(tiny, epochs=4, transfer=Transfer(stem_until_epoch=2), optim=optim), tmp_path, CPU)
     assert run.thawing.in_words() == "The stem learns until epoch 2."
     seen = []
     for run.epoch in range(4):
@@ -110,6 +110,11 @@ def test_the_stem_may_stop(optim: Sgd | AdamW | Muon, tiny: Recipe, tmp_path: Pa
         train_epoch(run)
         seen.append(changed(before, snapshot(run)))
     assert seen == 2 * [[True] * 5] + 2 * [[False, True, True, True, True]]
+
+
+def test_a_stem_that_would_stop_after_the_run_does_not(tiny: Recipe, tmp_path: Path) -> None:
+    run = build(replace(tiny, epochs=2, transfer=Transfer(stem_until_epoch=2)), tmp_path, CPU)
+    assert run.thawing.in_words() == ""
 
 
 def test_norms_that_are_kept_learn_their_scales_and_keep_their_statistics(tiny: Recipe, tmp_path: Path) -> None:

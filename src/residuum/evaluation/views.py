@@ -1,7 +1,7 @@
 """Many views and one answer: ten crops, several scales, several networks, whose probabilities are averaged.
 
 "one" is the centre that every other command looks at, "mirror" that and its mirror. "shift" are these, and the centre
-moved a little in four directions, with its edge mirrored where nothing is, and their mirrors. "ten" are the four
+moved a little in four directions, its edge mirrored into the gap, and their mirrors. "ten" are the four
 corners and the centre of the central square, and their mirrors. "multiscale" is the whole picture at five scales, and
 its mirrors, as a fully-convolutional network sees it: pooling takes any size, and a linear layer after it answers the
 mean of its answers at all places.

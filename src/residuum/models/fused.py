@@ -2,8 +2,8 @@
 
 Of a step of ResNet-20 in bfloat16 these take a third of the time when each goes through memory on its own. `fused.c`
 does them together (see `native`). What they give a convolution alone is not kept for the backward pass, which computes
-it again, bit for bit. Max pooling is `pool.py`'s. Where there is no C compiler, or the processor has no bfloat16
-instructions of AVX-512, everything is computed by torch.
+it again, bit for bit. Max pooling is `pool.py`'s, and most 3x3 convolutions are `winograd.py`'s. Where there is no C
+compiler, or the processor has no bfloat16 instructions of AVX-512, everything is computed by torch.
 
 The network stays what it is: `forward_of` gives another way through the same modules, for training steps alone.
 
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residuum import hardware, native
+from residuum.models import winograd
 from residuum.models.layers import Block, Conv2d, Network, PreActivationBlock, Stage
 from residuum.models.pool import max_pool
 
@@ -91,9 +92,20 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
             x = _norm_relu(layer, x, None, conv)
             at += 2 if conv is None else 3
         else:
-            x = max_pool(layer, x) if isinstance(layer, nn.MaxPool2d) and not _hooked(layer) else layer(x)
+            x = _alone(layer, x)
             at += 1
     return x
+
+
+def _alone(layer: nn.Module, x: Tensor) -> Tensor:
+    """Returns layer(x), of layers that have a kernel by it."""
+    if isinstance(layer, nn.MaxPool2d) and not _hooked(layer):
+        return max_pool(layer, x)
+    if layer.training and _takes_over(layer) and winograd.knows(layer) and winograd.takes_weights_gradient(x):
+        convolved: Tensor = _Conv.apply(x, layer.weight, layer)
+        return convolved
+    y: Tensor = layer(x)
+    return y
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
@@ -188,8 +200,8 @@ class _NormReLUConv(torch.autograd.Function):
     ) -> Tensor:
         y, statistics = _normalised(norm, x, None, weight, bias)
         ctx.save_for_backward(x, weight, statistics, of_conv)
-        ctx.conv = conv.stride_on(x), conv.padding, conv.dilation, conv.groups
-        return torch.conv2d(y, of_conv.to(y.dtype), None, *ctx.conv)
+        ctx.conv = conv
+        return _convolved(conv, y, of_conv)
 
     @staticmethod
     @once_differentiable
@@ -201,18 +213,59 @@ class _NormReLUConv(torch.autograd.Function):
         kernel.norm_relu_again(
             _at(x), _at(statistics[3]), _at(statistics[4]), x.numel() // x.shape[1], x.shape[1], _at(y)
         )
-        stride, padding, dilation, groups = ctx.conv
         further, learns = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
-        of_y, of_conv, _ = torch.ops.aten.convolution_backward(
-            gradient, y, of_conv.to(y.dtype), None, stride, padding, dilation, False, (0, 0), groups,
-            (further, learns, False),
-        )  # fmt: skip
+        of_y, of_conv = _convolution_gradients(ctx.conv, gradient, y, of_conv, further, learns)
         del y
-        of_conv = of_conv.float() if learns else None
-        if not further:
+        if of_y is None:
             return None, None, None, of_conv, None, None
         of_x, _, of_weight, of_bias = _gradients(x, None, of_y, weight, statistics, False)
         return of_x, of_weight, of_bias, of_conv, None, None
+
+
+class _Conv(torch.autograd.Function):
+    """A convolution of `winograd.py`, in training."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Conv2d) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.conv = conv
+        return _convolved(conv, x, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        return *_convolution_gradients(ctx.conv, gradient, x, weight, *ctx.needs_input_grad[:2]), None
+
+
+def _convolved(conv: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
+    """Returns conv(x) in bfloat16."""
+    if winograd.knows(conv) and winograd.takes(x):
+        return winograd.convolved(x, winograd.packed(weight))
+    return torch.conv2d(x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, conv.groups)
+
+
+def _convolution_gradients(
+    conv: Conv2d, gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Returns those of x and, in float32, of the weight, as far as they are asked for, from that of conv(x)."""
+    to_x: Tensor | None = None
+    to_weight: Tensor | None = None
+    if winograd.knows(conv):
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if of_x and winograd.takes(x):
+            to_x = winograd.gradient_of_pictures(gradient, weight)
+        if of_weight and winograd.takes_weights_gradient(x):
+            to_weight = winograd.gradient_of_weights(x, gradient)
+    left = of_x and to_x is None, of_weight and to_weight is None
+    if any(left):
+        torchs_x, torchs_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, False, (0, 0),
+            conv.groups, (*left, False),
+        )  # fmt: skip
+        to_x = torchs_x if left[0] else to_x
+        to_weight = torchs_weight.float() if left[1] else to_weight
+    return to_x, to_weight
 
 
 def _normalised(

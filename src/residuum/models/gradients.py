@@ -8,6 +8,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
@@ -39,15 +40,17 @@ def input_share(
     dtype: torch.dtype,
     *,
     channels_last: bool,
+    without: Callable[[nn.Conv2d], bool] | None = None,
 ) -> float:
     """Returns the part, in 0..1, of the backward time of a network's convolutions that their data's gradients take.
 
     Each is timed by itself on random numbers, for pictures of `shape` [N, C, H, W]. The first convolution's data are
-    the pictures, whose gradient nobody needs. A network without convolutions has 0.
+    the pictures, whose gradient nobody needs. Convolutions that are `without` are left out. A network that
+    has no others has 0.
     """
     layout = torch.channels_last if channels_last else torch.contiguous_format
     of_inputs = of_weights = 0.0
-    for convolution, count in Counter(_convolutions(model, shape)).items():
+    for convolution, count in Counter(_convolutions(model, shape, without)).items():
         if not convolution.first:
             of_inputs += count * _seconds(convolution, (True, False, False), device, dtype, layout)
         if convolution.learns:
@@ -55,9 +58,12 @@ def input_share(
     return of_inputs / (of_inputs + of_weights) if of_inputs else 0.0
 
 
-def _convolutions(model: nn.Module, shape: tuple[int, int, int, int]) -> list[_Convolution]:
-    """Returns the network's convolutions in the order of running, by a run on torch's "meta" device."""
+def _convolutions(
+    model: nn.Module, shape: tuple[int, int, int, int], without: Callable[[nn.Conv2d], bool] | None = None
+) -> list[_Convolution]:
+    """Returns the network's convolutions, some left out, in the order of running, by a run on torch's "meta" device."""
     found: list[_Convolution] = []
+    left_out: list[bool] = []
     learning = {layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad}
 
     def watch(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -69,6 +75,7 @@ def _convolutions(model: nn.Module, shape: tuple[int, int, int, int]) -> list[_C
                 layer.dilation, layer.groups, layer in learning, not found,
             )
         )  # fmt: skip
+        left_out.append(without is not None and without(layer))
 
     every = (*model.named_parameters(), *model.named_buffers())
     weights = {name: torch.empty_like(value, device="meta") for name, value in every}
@@ -77,7 +84,7 @@ def _convolutions(model: nn.Module, shape: tuple[int, int, int, int]) -> list[_C
             if isinstance(layer, nn.Conv2d):
                 stack.callback(layer.register_forward_hook(watch).remove)
         functional_call(model, weights, torch.empty(shape, device="meta"))
-    return found
+    return [convolution for convolution, is_left_out in zip(found, left_out, strict=True) if not is_left_out]
 
 
 def _seconds(

@@ -5,6 +5,8 @@ convolution before it: the same function, but for rounding. What follows (ReLU, 
 done by oneDNN's convolution while its results are still in the cache. In bfloat16 and float16 the pooled features and
 the classifier are float32, unlike under autocast, which rounds the logits to 8 bits.
 
+Most 3x3 convolutions in bfloat16 are `winograd.py`'s on CPUs.
+
 The network stays what it is: `answering` makes another way to its logits, with weights of its own.
 
 Source: Jacob et al., arXiv:1712.05877, section 3.2 and Figure C.5 (folding).
@@ -20,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from residuum.models import winograd
 from residuum.models.layers import Block, DropPath, Network, PreActivationBlock
 from residuum.models.pool import max_pool
 
@@ -77,8 +80,12 @@ class Convolution:
         self.act = "relu" if relu else "none"
         self._fuses = weight.device.type == "cpu" and _onednn_has(dtype)
         self._packed = False
+        quick = dtype == torch.bfloat16 and weight.device.type == "cpu" and winograd.knows(conv)
+        self._quick = (winograd.packed(weight), bias) if quick else None
 
     def __call__(self, x: Tensor) -> Tensor:
+        if self._quick and winograd.takes(x):
+            return winograd.convolved(x, *self._quick, relu=self.act == "relu")
         if not self._fuses:
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return F.relu_(y) if self.act == "relu" else y
@@ -90,6 +97,8 @@ class Convolution:
     def added_to(self, short: Tensor, x: Tensor) -> Tensor:
         """Returns act(conv(x) + bias + short), which may be in the memory of `short`."""
         short = short.contiguous(memory_format=torch.channels_last)
+        if self._quick and winograd.takes(x):
+            return winograd.convolved(x, *self._quick, short, relu=self.act == "relu")
         if not self._fuses:
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups).add_(short)
             return F.relu_(y) if self.act == "relu" else y

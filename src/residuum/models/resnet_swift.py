@@ -25,7 +25,7 @@ from residuum.models.layers import Network
 
 _PATCH_PX = 2
 _MOMENTUM = 0.4
-"""By how much norms' running statistics follow a batch's: the source's. With torch's 0.1, scores lag in training."""
+"""By how much norms' running statistics follow a batch's: the source's; torch's is 0.1."""
 _EPSILON = 5e-4
 """Added to the variances that are divided by, in units of normalised pictures: arXiv:2404.00498's code."""
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +78,7 @@ def build(
         model_card=model_card,
         forward=_forward(model, shared, precision, wanted.compile, device),
         shared=shared,
-        thawing=transfer.Thawing(model, wanted.transfer),
+        thawing=transfer.Thawing(model, wanted.transfer, wanted.epochs),
         stop=stop or Stop(),
         world=world,
         **multilabel.judging(parts),
@@ -209,14 +211,22 @@ def _refuse_lone_pixels(model: Network, wanted: recipe.Recipe) -> None:
     Raises:
         RecipeError: they are that.
     """
-    data, stride = wanted.data, model.feature_strides[-1]
-    smallest = min(data.img_size, wanted.augment.start_px or data.img_size)
-    if data.batch_size == 1 and smallest <= stride:
+    if wanted.data.batch_size > 1:
+        return
+    shapes = copy.deepcopy(model).to("meta").eval()
+
+    def is_lone(px: int) -> bool:
+        pictures = torch.empty(1, model.in_channels, px, px, device="meta")
+        return shapes.features(pictures)[-1].shape[2:] == (1, 1)
+
+    smallest = min(wanted.data.img_size, wanted.augment.start_px or wanted.data.img_size)
+    if is_lone(smallest):
+        enough = next(px for px in count(smallest + 1) if not is_lone(px))
         raise RecipeError(
             f"Batches of one picture of {smallest} px end in a single pixel in {wanted.model.name}, and batch norm "
             "cannot learn from one.",
-            expected=f"Expected data.batch_size from 2, or pictures larger than {stride} px.",
-            hint=f"For example: --batch-size 2, or --img-size {2 * stride}",
+            expected=f"Expected data.batch_size from 2, or pictures from {enough} px on.",
+            hint=f"For example: --batch-size 2, or --img-size {enough}",
         )
 
 

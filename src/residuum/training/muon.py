@@ -21,7 +21,7 @@ from torch import Tensor
 
 from residuum.training.eager import Eager
 
-_ITERATIONS = 5
+_NS_STEPS = 5
 _RMS = 0.2
 """The root mean square of an update at a rate of 1, about AdamW's."""
 _A, _B, _C = 3.4445, -4.7750, 2.0315  # the quintic iteration of the source, tuned for a steep start
@@ -31,11 +31,12 @@ class Muon(Eager):
     """Groups with `orthogonal=True` are Muon's, the others SGD's; both with Nesterov momentum and weight decay.
 
     In Muon's groups the decay is decoupled (`w -= lr * weight_decay * w`), in SGD's it is part of the gradient. With
-    `fixed_length=True` a weight of Muon's is brought to the length of an update at a rate of 1 before it is moved.
+    `fixed_length=True` a weight of Muon's is brought to the length of an update at a rate of 1 before it is moved, in
+    the place of decay; one that is zero stays so until it is moved.
     """
 
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, momentum: float) -> None:
-        of_muon = {"orthogonal": False, "fixed_length": False, "iterations": _ITERATIONS}
+        of_muon = {"orthogonal": False, "fixed_length": False, "ns_steps": _NS_STEPS}
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": 0.0, **of_muon})
 
     @torch.no_grad()
@@ -69,11 +70,13 @@ class Muon(Eager):
         if group["fixed_length"]:
             wanted = [_RMS * math.sqrt(parameter.numel()) for parameter in parameters]
             lengths = torch._foreach_norm(parameters)
+            torch._foreach_clamp_min_(lengths, 1e-7)
             torch._foreach_mul_(parameters, [to / length for to, length in zip(wanted, lengths, strict=True)])
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        else:
+            torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
         for shape, numbers in alike.items():  # together, because a product of small matrices is mostly overhead
             together = torch.stack([velocities[number].reshape(shape) for number in numbers])
-            updates = orthogonalised(together, group["iterations"])
+            updates = orthogonalised(together, group["ns_steps"])
             for number, update in zip(numbers, updates, strict=True):
                 parameter = parameters[number]
                 _move(parameter, update.reshape(parameter.shape), -group["lr"] * _RMS * math.sqrt(max(shape)))
@@ -88,9 +91,9 @@ class Muon(Eager):
             torch._foreach_add_(parameters, velocities, alpha=-group["lr"])
 
 
-def orthogonalised(matrices: Tensor, iterations: int = _ITERATIONS) -> Tensor:
+def orthogonalised(matrices: Tensor, ns_steps: int = _NS_STEPS) -> Tensor:
     """Returns `matrices` [M, R, S] with the same singular vectors and singular values between about 0.7 and 1.2; after
-    fewer iterations than five small ones are smaller.
+    fewer `ns_steps` than five small ones are smaller.
 
     The iteration `X <- a X + b (X X') X + c (X X')^2 X` is done on the smaller of the two Gram matrices: with
     `Q = a + b G + c G^2` it is `X <- Q X`, and then `G <- Q G Q`.
@@ -100,11 +103,11 @@ def orthogonalised(matrices: Tensor, iterations: int = _ITERATIONS) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     gram = x @ x.mT
     product = torch.eye(gram.shape[-1], dtype=x.dtype, device=x.device).expand_as(gram)
-    for step in range(iterations):
+    for step in range(ns_steps):
         factor = _B * gram + _C * gram @ gram
         factor.diagonal(dim1=-2, dim2=-1).add_(_A)
         product = factor @ product
-        if step < iterations - 1:
+        if step < ns_steps - 1:
             gram = factor @ gram @ factor
     orthogonal: Tensor = product @ x
     return orthogonal.mT if tall else orthogonal

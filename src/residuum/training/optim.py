@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from residuum import recipe
+from residuum.errors import RecipeError
 from residuum.models.layers import Network
 from residuum.training.eager import SGD, AdamW
 from residuum.training.muon import Muon
@@ -34,8 +35,18 @@ def parameter_groups(model: nn.Module, weight_decay: float, decay_all: bool) -> 
 
 
 def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_AT_ONCE) -> torch.optim.Optimizer:
-    """Returns the recipe's optimizer over the model's parameters."""
+    """Returns the recipe's optimizer over the model's parameters.
+
+    Raises:
+        RecipeError: weights of fixed length are to decay.
+    """
     if isinstance(optim, recipe.Muon):
+        if optim.fixed_length and optim.weight_decay:
+            raise RecipeError(
+                f"The recipe key 'optim.weight_decay' cannot be {optim.weight_decay:g} with optim.fixed_length.",
+                expected="Expected 0: weights that are brought to a length before every step have nothing to decay.",
+                hint="Use: --set optim.weight_decay=0",
+            )
         return Muon(_divided(_muon_groups(optim, model), model, transfer), lr=optim.lr, momentum=optim.momentum)
     groups = _divided(parameter_groups(model, optim.weight_decay, optim.decay_all), model, transfer)
     fused = all(parameter.device.type in ("cpu", "cuda") for parameter in model.parameters())
@@ -48,7 +59,7 @@ def build(optim: recipe.Optim, model: Network, transfer: recipe.Transfer = _ALL_
 def _muon_groups(optim: recipe.Muon, model: Network) -> list[dict[str, Any]]:
     hidden = {id(weight) for weight in model.stages.parameters() if weight.ndim > 1}
     weights = [weight for weight in model.parameters() if id(weight) in hidden]
-    orthogonal = {"orthogonal": True, "fixed_length": optim.fixed_length, "iterations": optim.iterations}
+    orthogonal = {"orthogonal": True, "fixed_length": optim.fixed_length, "ns_steps": optim.ns_steps}
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": optim.weight_decay, **orthogonal}]
     plain_momentum = optim.momentum if optim.plain_momentum is None else optim.plain_momentum
     shifts = {id(getattr(layer, "bias", None)) for layer in model.modules() if isinstance(layer, (*NORMS, nn.Conv2d))}

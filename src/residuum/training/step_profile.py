@@ -5,8 +5,8 @@ operation that it is in, and an operation to a group by its name; what belongs t
 the groups add up to the step. On a GPU they are the times of the GPU's own kernels, and what is left is the time in
 which it waits for the host.
 
-Departures: a convolution's two gradients are one operation on CPUs. They are told apart in the proportion that the same
-    convolutions have when each gradient is computed by itself.
+Departures: a convolution's two gradients are one operation of torch's on CPUs. They are told apart in the proportion
+    that the same convolutions have when each gradient is computed by itself.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity
 
 from residuum.data.observed import Excerpt, observed
+from residuum.models import winograd
 from residuum.models.gradients import input_share
 from residuum.training.loop import train_epoch
 from residuum.training.run import Run
@@ -56,7 +57,8 @@ _RANGE, _WHOLE = "residuum: ", "residuum: epoch"
 _NODE = "autograd::engine::evaluate_function: "
 
 _BY_NAME = {
-    FORWARD: "conv2d convolution _convolution mkldnn_convolution cudnn_convolution mkldnn::_convolution_pointwise",
+    FORWARD: "conv2d convolution _convolution mkldnn_convolution cudnn_convolution mkldnn::_convolution_pointwise "
+    "_Conv",
     _BACKWARD: "ConvolutionBackward0 convolution_backward",
     NORMS: "batch_norm native_batch_norm _batch_norm_impl_index cudnn_batch_norm group_norm native_group_norm "
     "layer_norm native_layer_norm _NormReLU _NormReLUConv",
@@ -72,11 +74,16 @@ _BY_NAME = {
     COMPILED: "CompiledFunction CompiledFunctionBackward",
     OPTIMIZER: "_foreach_norm linalg_vector_norm _foreach_mul_ stack",
     KEPT: "_foreach_copy_ _foreach_lerp_",
+    TO_INPUTS: "_ConvBackward",
     LOADING: "loading",
     AUGMENTATION: "augmentation",
 }
-_GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.split()} | {"the loss": LOSS}
-_WITH_OTHERS = ("_NormReLUConv", "_NormReLUConvBackward")
+_GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.split()} | {
+    "the loss": LOSS,
+    "convolution's gradient of data": TO_INPUTS,
+    "convolution's gradient of weights": TO_WEIGHTS,
+}
+_WITH_OTHERS = ("_NormReLUConv", "_NormReLUConvBackward", "_ConvBackward")
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -136,7 +143,7 @@ def profile(run: Run, steps: int) -> StepProfile:
     done = len(run.train_loader)
     run.train_loader = loader
     sums, fused = added_up(seen.events(), on_gpu=run.device.type == "cuda")
-    sums = _told_apart(sums, 1e6 * waited.seconds, functools.partial(_input_share, run))
+    sums = _told_apart(sums, 1e6 * waited.seconds, functools.partial(_input_share, run, apart=TO_WEIGHTS in sums))
     groups = {name: sums[name] / 1000 / done for name in GROUPS if name in sums}
     ordered = dict(sorted(groups.items(), key=lambda item: -item[1]))
     return StepProfile(done, sum(ordered.values()), plain_ms, ordered, fused)
@@ -196,18 +203,23 @@ def _told_apart(sums: dict[str, float], waited_us: float, share: Callable[[], fl
     backward = found.pop(_BACKWARD, 0.0)
     if backward:
         to_inputs = share()
-        found[TO_INPUTS], found[TO_WEIGHTS] = backward * to_inputs, backward * (1 - to_inputs)
+        found[TO_INPUTS] = found.get(TO_INPUTS, 0.0) + backward * to_inputs
+        found[TO_WEIGHTS] = found.get(TO_WEIGHTS, 0.0) + backward * (1 - to_inputs)
     waiting = min(waited_us, found.get(LOADING, 0.0))
     found[WAITING], found[LOADING] = waiting, found.get(LOADING, 0.0) - waiting
     return found
 
 
-def _input_share(run: Run) -> float:
+def _input_share(run: Run, *, apart: bool) -> float:
+    """Returns the part of convolutions' gradients that is their data's; with `apart`, of those that torch computes."""
     data = run.recipe.data
     side = (run.preprocessing.channels, data.img_size, data.img_size)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[run.precision]
     images = max(1, data.batch_size // run.parts_of_a_batch)
-    return input_share(run.model, (images, *side), run.device, dtype, channels_last=run.recipe.channels_last)
+    without = winograd.knows if apart else None
+    return input_share(
+        run.model, (images, *side), run.device, dtype, channels_last=run.recipe.channels_last, without=without
+    )
 
 
 class _Waiting:

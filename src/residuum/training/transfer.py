@@ -53,10 +53,10 @@ def first_epochs(transfer: recipe.Transfer, stages: int) -> list[float]:
         math.inf if part <= last_frozen else transfer.head_epochs + later * (stages - part)
         for part in range(stages + 1)
     ]
-    if 0 < transfer.stem_epochs <= body[0]:
-        begins = "never learns" if math.isinf(body[0]) else f"begins to learn after {body[0]}"
+    if 0 < transfer.stem_until_epoch <= body[0]:
+        begins = "never learns" if math.isinf(body[0]) else f"begins to learn after epoch {body[0]}"
         raise RecipeError(
-            f"The recipe key 'transfer.stem_epochs' cannot be {transfer.stem_epochs}: the stem {begins}.",
+            f"The recipe key 'transfer.stem_until_epoch' cannot be {transfer.stem_until_epoch}: the stem {begins}.",
             expected="Expected an end after the beginning; 0 is no end.",
             hint="Leave it out, or transfer.freeze, head_epochs and thaw_every_epochs.",
         )
@@ -70,16 +70,17 @@ def only_the_head_learns(transfer: recipe.Transfer, stages: int) -> bool:
 
 def freezes(transfer: recipe.Transfer, stages: int) -> bool:
     """Whether some part does not learn in some epoch."""
-    return transfer.stem_epochs > 0 or any(epoch > 0 for epoch in first_epochs(transfer, stages))
+    return transfer.stem_until_epoch > 0 or any(epoch > 0 for epoch in first_epochs(transfer, stages))
 
 
 class Thawing:
-    """Puts a network into training mode, as far as it learns. By default all of it does, from the first epoch on."""
+    """Puts a network into training mode, as far as it learns, in a run of `epochs`. By default all of it does, from the
+    first epoch on."""
 
-    def __init__(self, model: Network, transfer: recipe.Transfer) -> None:
+    def __init__(self, model: Network, transfer: recipe.Transfer, epochs: int) -> None:
         self._model = model
         self._first = first_epochs(transfer, len(model.stages))
-        self._stem_until = transfer.stem_epochs or math.inf
+        self._stem_until = transfer.stem_until_epoch if 0 < transfer.stem_until_epoch < epochs else math.inf
         self._keep = transfer.batch_norm == "keep"
 
     def begin(self, epoch: int) -> None:

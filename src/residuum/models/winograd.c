@@ -1,0 +1,472 @@
+/* 3x3 convolutions with stride 1 and a margin of one pixel, by Winograd's F(2x2, 3x3), for bfloat16 [N, H, W, C] with the
+   channels innermost (channels_last), C a multiple of 32. Needs AVX-512 with bfloat16 instructions.
+
+   Four results of 2x2 pixels, a tile, take 16 products for each pair of channels where the sum over the kernel takes 36:
+
+       y = A' [(G w G') * (B' x B)] A      of a tile's 4x4 pixels x and the kernel w
+       of_w = G' [(A of_y A') * (B' x B)] G
+
+   with the products summed over channels (or, for of_w, over tiles) by one matrix product for each of the 16 places.
+   Transformed values are rounded to bfloat16; sums are float32. Results do not depend on the number of threads.
+
+   A register of 32 channels in bfloat16 becomes two of float32 by a shift and a mask: the channels of even number, and those
+   of odd. What is summed over stays in this order, 0, 2, .. 30, 1, 3, .. 31 within each group of 32. */
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+typedef uint16_t bf16;
+
+enum {
+    LANES = 16,   /* float32 values of a register */
+    GROUP = 32,   /* bfloat16 values of a register */
+    PLACES = 16,  /* of a transformed tile */
+    PANEL = 64,   /* channels that a matrix product computes at a time, as far as there are so many: 4 registers */
+    TILES = 24,   /* that are computed together: a multiple of all heights of `block` there */
+    APART = 32,   /* bfloat16 values between places, so that they do not meet in one set of the cache */
+};
+
+typedef struct {
+    int64_t pictures, height, width, in_channels, out_channels;
+} Convolution;
+
+/* 32 channels: those of even number, and those of odd. */
+typedef struct {
+    __m512 even, odd;
+} Split;
+
+static inline Split load_split(const bf16 *from) {
+    const __m512i both = _mm512_loadu_si512(from);
+    return (Split){_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
+                   _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)))};
+}
+
+static inline Split plus(Split a, Split b) { return (Split){_mm512_add_ps(a.even, b.even), _mm512_add_ps(a.odd, b.odd)}; }
+
+static inline Split minus(Split a, Split b) { return (Split){_mm512_sub_ps(a.even, b.even), _mm512_sub_ps(a.odd, b.odd)}; }
+
+/* Stores the even ones, and then the odd. */
+static inline void store_split(bf16 *to, Split value) {
+    _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(value.odd, value.even));
+}
+
+/* a0, b0, a1, b1, ..: what one instruction multiplies and adds together. */
+static inline __m512i in_pairs(__m512 a, __m512 b) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                           19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+}
+
+static inline void store_pairs(bf16 *to, Split a, Split b) {
+    _mm512_storeu_si512(to, in_pairs(a.even, b.even));
+    _mm512_storeu_si512(to + GROUP, in_pairs(a.odd, b.odd));
+}
+
+static inline __m512 load(const bf16 *from) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
+}
+
+/* Where in its group a channel is after the split, and which channel is in a place. */
+static inline int64_t place_of(int64_t channel) { return channel / GROUP * GROUP + channel % 2 * LANES + channel % GROUP / 2; }
+
+static inline int64_t channel_in(int64_t place) { return place / GROUP * GROUP + place % LANES * 2 + place % GROUP / LANES; }
+
+static inline int64_t at_most(int64_t number, int64_t limit) { return number < limit ? number : limit; }
+
+static inline int64_t tiles_across(int64_t side) { return (side + 1) / 2; }
+
+static int64_t tiles_of(const Convolution *shape) {
+    return shape->pictures * tiles_across(shape->height) * tiles_across(shape->width);
+}
+
+/* Where a tile of results lies. */
+typedef struct {
+    int64_t picture, row, column;
+} Tile;
+
+static inline Tile tile_number(const Convolution *shape, int64_t number) {
+    const int64_t across = tiles_across(shape->width), down = tiles_across(shape->height);
+    return (Tile){number / (across * down), number / across % down * 2, number % across * 2};
+}
+
+static inline Tile next_tile(const Convolution *shape, Tile tile) {
+    tile.column += 2;
+    if (tile.column >= shape->width) {
+        tile.column = 0;
+        tile.row += 2;
+        if (tile.row >= shape->height) {
+            tile.row = 0;
+            tile.picture++;
+        }
+    }
+    return tile;
+}
+
+/* Finds size x size pixels of a tile in x [N, H, W, channels], `margin` of them above and left of its results; those
+   outside the picture, and those of a tile after the last, are `zeros`. */
+static inline __attribute__((always_inline)) void find(const Convolution *shape, const bf16 *x, int64_t channels, Tile tile,
+                                                       const int size, const int margin, const bf16 *zeros, const bf16 **found) {
+    const int64_t top = tile.row - margin, left = tile.column - margin, line = shape->width * channels;
+    const bf16 *first = x + ((tile.picture * shape->height + top) * shape->width + left) * channels;
+    if (tile.picture < shape->pictures && top >= 0 && left >= 0 && top + size <= shape->height && left + size <= shape->width) {
+        for (int i = 0; i < size; i++)
+            for (int j = 0; j < size; j++) found[i * size + j] = first + i * line + j * channels;
+        return;
+    }
+    for (int64_t i = 0; i < size; i++)
+        for (int64_t j = 0; j < size; j++) {
+            const int64_t row = top + i, column = left + j;
+            const int inside = tile.picture < shape->pictures && row >= 0 && row < shape->height && column >= 0 && column < shape->width;
+            found[i * size + j] = inside ? first + i * line + j * channels : zeros;
+        }
+}
+
+/* Row `i` of B' x B, of 32 channels. */
+static inline __attribute__((always_inline)) void row_of_picture(const bf16 *const *pixels, int64_t channel, const int i,
+                                                                 Split v[4]) {
+    Split t[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const Split one = load_split(pixels[(i == 0 ? 0 : i == 2 ? 8 : 4) + j] + channel);
+        const Split other = load_split(pixels[(i == 3 ? 12 : i == 2 ? 4 : 8) + j] + channel);
+        t[j] = i == 1 ? plus(one, other) : minus(one, other);
+    }
+    v[0] = minus(t[0], t[2]);
+    v[1] = plus(t[1], t[2]);
+    v[2] = minus(t[2], t[1]);
+    v[3] = minus(t[1], t[3]);
+}
+
+/* Row `i` of A of_y A', of 32 channels. */
+static inline __attribute__((always_inline)) void row_of_gradient(const bf16 *const *pixels, int64_t channel, const int i,
+                                                                  Split d[4]) {
+    const Split zero = {_mm512_setzero_ps(), _mm512_setzero_ps()};
+    Split t[2];
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+        const Split one = load_split(pixels[(i == 3 ? 2 : 0) + j] + channel), other = load_split(pixels[2 + j] + channel);
+        t[j] = i == 0 ? one : i == 1 ? plus(one, other) : i == 2 ? minus(one, other) : minus(zero, one);
+    }
+    d[0] = t[0];
+    d[1] = plus(t[0], t[1]);
+    d[2] = minus(t[0], t[1]);
+    d[3] = minus(zero, t[1]);
+}
+
+/* G w G' of 16 channels; w [3, 3, step]. */
+static inline __attribute__((always_inline)) void of_kernel(const float *w, int64_t step, int turned, __m512 u[PLACES]) {
+    const __m512 half = _mm512_set1_ps(0.5f);
+    __m512 t[12];
+#pragma GCC unroll 3
+    for (int j = 0; j < 3; j++) {
+        __m512 g[3];
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; i++) g[i] = _mm512_loadu_ps(w + (turned ? 8 - (3 * i + j) : 3 * i + j) * step);
+        const __m512 ends = _mm512_mul_ps(half, _mm512_add_ps(g[0], g[2])), middle = _mm512_mul_ps(half, g[1]);
+        t[j] = g[0];
+        t[3 + j] = _mm512_add_ps(ends, middle);
+        t[6 + j] = _mm512_sub_ps(ends, middle);
+        t[9 + j] = g[2];
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        const __m512 ends = _mm512_mul_ps(half, _mm512_add_ps(t[3 * i], t[3 * i + 2]));
+        const __m512 middle = _mm512_mul_ps(half, t[3 * i + 1]);
+        u[4 * i] = t[3 * i];
+        u[4 * i + 1] = _mm512_add_ps(ends, middle);
+        u[4 * i + 2] = _mm512_sub_ps(ends, middle);
+        u[4 * i + 3] = t[3 * i + 2];
+    }
+}
+
+/* c [height, width] (+)= the sums over k of a[k, row] b[k, column], in pairs of k that lie side by side in both: a at
+   row * row_step + k * pair_step bfloat16 values, b [k, 2 width]. width is 16 * registers. */
+static inline __attribute__((always_inline)) void block(const int height, const int registers, const bf16 *a, int64_t row_step,
+                                                        int64_t pair_step, const bf16 *b, int64_t pairs, float *c,
+                                                        int64_t c_step, int add) {
+    __m512 sum[24];
+#pragma GCC unroll 24
+    for (int row = 0; row < height; row++)
+#pragma GCC unroll 4
+        for (int r = 0; r < registers; r++)
+            sum[row * registers + r] = add ? _mm512_loadu_ps(c + row * c_step + LANES * r) : _mm512_setzero_ps();
+    for (int64_t k = 0; k < pairs; k++) {
+        __m512bh right[4];
+#pragma GCC unroll 4
+        for (int r = 0; r < registers; r++)
+            right[r] = (__m512bh)_mm512_loadu_si512(b + (k * registers + r) * 2 * LANES);
+#pragma GCC unroll 24
+        for (int row = 0; row < height; row++) {
+            int32_t two;
+            memcpy(&two, a + row * row_step + k * pair_step, sizeof two);
+            const __m512bh left = (__m512bh)_mm512_set1_epi32(two);
+#pragma GCC unroll 4
+            for (int r = 0; r < registers; r++)
+                sum[row * registers + r] = _mm512_dpbf16_ps(sum[row * registers + r], left, right[r]);
+        }
+    }
+#pragma GCC unroll 24
+    for (int row = 0; row < height; row++)
+#pragma GCC unroll 4
+        for (int r = 0; r < registers; r++) _mm512_storeu_ps(c + row * c_step + LANES * r, sum[row * registers + r]);
+}
+
+/* The weights [D, 3, 3, C] as `convolve` reads them: [places, panels of outputs, pairs of inputs, a panel's outputs, 2], the
+   inputs in the order of a split. With `turned` inputs and outputs change places and the kernel is turned by half, for the
+   gradient of the inputs. */
+void winograd_weights(const float *weight, int64_t in_channels, int64_t out_channels, int turned, bf16 *u) {
+    const int64_t inputs = turned ? out_channels : in_channels, outputs = turned ? in_channels : out_channels;
+    const int64_t place = inputs * outputs;
+#pragma omp parallel for schedule(static)
+    for (int64_t pair = 0; pair < out_channels / 2; pair++) {
+        const int64_t one = turned ? channel_in(2 * pair) : 2 * pair, two = one + (turned ? 2 : 1);
+        for (int64_t c = 0; c < in_channels; c += LANES) {
+            __m512 of_one[PLACES], of_two[PLACES];
+            of_kernel(weight + one * 9 * in_channels + c, in_channels, turned, of_one);
+            of_kernel(weight + two * 9 * in_channels + c, in_channels, turned, of_two);
+            const int64_t output = turned ? c : one, first = output / PANEL * PANEL, wide = at_most(PANEL, outputs - first);
+            bf16 *to = u + first * inputs + (output - first) * 2;
+            for (int p = 0; p < PLACES; p++) {
+                if (turned) {
+                    _mm512_storeu_si512(to + p * place + pair * wide * 2, in_pairs(of_one[p], of_two[p]));
+                } else {
+                    bf16 values[2 * LANES];
+                    _mm512_storeu_si512(values, (__m512i)_mm512_cvtne2ps_pbh(of_two[p], of_one[p]));
+                    for (int64_t i = 0; i < LANES; i++) { /* pairs of inputs are two apart */
+                        bf16 *at = to + p * place + place_of(c + i) / 2 * wide * 2 + place_of(c + i) % 2;
+                        at[0] = values[i];
+                        at[2] = values[LANES + i];
+                    }
+                }
+            }
+        }
+    }
+}
+
+/* Bytes that each thread needs for `winograd_convolve`. */
+int64_t winograd_scratch(const Convolution *shape) {
+    return PLACES * (TILES * shape->in_channels + APART) * (int64_t)sizeof(bf16) +
+           PLACES * (TILES * PANEL + APART) * (int64_t)sizeof(float) + shape->in_channels * (int64_t)sizeof(bf16);
+}
+
+/* A' m A of 16 channels: the pixels of a tile, row by row. */
+static inline __attribute__((always_inline)) void of_products(const float *m, int64_t place, __m512 y[4]) {
+    __m512 t[8];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const __m512 m0 = _mm512_loadu_ps(m + j * place), m1 = _mm512_loadu_ps(m + (4 + j) * place);
+        const __m512 m2 = _mm512_loadu_ps(m + (8 + j) * place), m3 = _mm512_loadu_ps(m + (12 + j) * place);
+        t[j] = _mm512_add_ps(_mm512_add_ps(m0, m1), m2);
+        t[4 + j] = _mm512_sub_ps(_mm512_sub_ps(m1, m2), m3);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; i++) {
+        const __m512 *row = t + 4 * i;
+        y[2 * i] = _mm512_add_ps(_mm512_add_ps(row[0], row[1]), row[2]);
+        y[2 * i + 1] = _mm512_sub_ps(_mm512_sub_ps(row[1], row[2]), row[3]);
+    }
+}
+
+/* 32 channels of a tile, with what is added to them. */
+static inline __attribute__((always_inline)) void results(const Convolution *shape, const float *m, int64_t place, Tile tile,
+                                                          int64_t channel, const float *bias, const bf16 *residual, int relu,
+                                                          bf16 *y) {
+    const int64_t first = ((tile.picture * shape->height + tile.row) * shape->width + tile.column) * shape->out_channels + channel;
+    __m512 low[4], high[4];
+    of_products(m, place, low);
+    of_products(m + LANES, place, high);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        if (tile.row + i / 2 >= shape->height || tile.column + i % 2 >= shape->width) continue;
+        const int64_t at = first + (i / 2 * shape->width + i % 2) * shape->out_channels;
+        if (bias) {
+            low[i] = _mm512_add_ps(low[i], _mm512_loadu_ps(bias + channel));
+            high[i] = _mm512_add_ps(high[i], _mm512_loadu_ps(bias + channel + LANES));
+        }
+        if (residual) {
+            low[i] = _mm512_add_ps(low[i], load(residual + at));
+            high[i] = _mm512_add_ps(high[i], load(residual + at + LANES));
+        }
+        if (relu) { /* of a NaN the second operand, which is the NaN */
+            low[i] = _mm512_max_ps(_mm512_setzero_ps(), low[i]);
+            high[i] = _mm512_max_ps(_mm512_setzero_ps(), high[i]);
+        }
+        _mm512_storeu_si512(y + at, (__m512i)_mm512_cvtne2ps_pbh(high[i], low[i]));
+    }
+}
+
+/* y [N, H, W, D] = relu(conv(x [N, H, W, C], u) + bias + residual). bias (float32) and residual may be NULL, residual may
+   be y. `scratch` is `winograd_scratch` bytes for each of `threads`. */
+void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual, int relu,
+                       bf16 *y, char *scratch, int threads) {
+    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels;
+    const int64_t place = TILES * inputs + APART, place_of_m = TILES * PANEL + APART, of_each = winograd_scratch(shape);
+    const int64_t blocks = (tiles + TILES - 1) / TILES, panels = (outputs + PANEL - 1) / PANEL;
+    const int64_t parts = blocks < 4 * threads ? at_most(panels, threads) : 1; /* a few pictures keep all threads busy */
+#pragma omp parallel num_threads(threads)
+    {
+#ifdef _OPENMP
+        extern int omp_get_thread_num(void);
+        char *own = scratch + of_each * omp_get_thread_num();
+#else
+        char *own = scratch;
+#endif
+        float *m = (float *)own;
+        bf16 *v = (bf16 *)(m + PLACES * place_of_m), *zeros = v + PLACES * place;
+        memset(zeros, 0, inputs * sizeof(bf16));
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < blocks * parts; task++) {
+            const int64_t begin = task / parts * TILES, part = task % parts;
+            Tile tiles_here[TILES];
+            tiles_here[0] = tile_number(shape, begin);
+            for (int t = 1; t < TILES; t++) tiles_here[t] = next_tile(shape, tiles_here[t - 1]);
+            for (int64_t t = 0; t < TILES; t++) {
+                const bf16 *pixels[16];
+                find(shape, x, inputs, tiles_here[t], 4, 1, zeros, pixels);
+                for (int64_t c = 0; c < inputs; c += GROUP)
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        Split row[4];
+                        row_of_picture(pixels, c, i, row);
+#pragma GCC unroll 4
+                        for (int j = 0; j < 4; j++) store_split(v + (4 * i + j) * place + t * inputs + c, row[j]);
+                    }
+            }
+            const int64_t count = at_most(TILES, tiles - begin);
+            const int64_t from = panels * part / parts * PANEL, to = at_most(panels * (part + 1) / parts * PANEL, outputs);
+            for (int64_t first = from; first < to; first += PANEL) {
+                const int64_t wide = at_most(PANEL, outputs - first);
+                for (int p = 0; p < PLACES; p++) {
+                    const bf16 *a = v + p * place, *b = u + p * inputs * outputs + first * inputs;
+                    float *c = m + p * place_of_m;
+                    if (wide == PANEL)
+                        for (int64_t t = 0; t < count; t += 6)
+                            block(6, 4, a + t * inputs, inputs, 2, b, inputs / 2, c + t * wide, wide, 0);
+                    else
+                        for (int64_t t = 0; t < count; t += 12)
+                            block(12, 2, a + t * inputs, inputs, 2, b, inputs / 2, c + t * wide, wide, 0);
+                }
+                for (int64_t t = 0; t < count; t++)
+                    for (int64_t channel = 0; channel < wide; channel += GROUP)
+                        results(shape, m + t * wide + channel, place_of_m, tiles_here[t], first + channel, bias, residual, relu, y);
+            }
+        }
+    }
+}
+
+/* How many tiles `winograd_of_weights` takes at a time: few enough for the cache, of many channels more, because their
+   sums are read and written for each. */
+static int64_t tiles_at_once(const Convolution *shape) {
+    const int64_t channels = shape->in_channels + shape->out_channels, few = ((int64_t)1 << 22) / (PLACES * sizeof(bf16) * channels);
+    const int64_t least = channels / 4, found = few > least ? few : least;
+    return at_most((found + 1) / 2 * 2, (tiles_of(shape) + 1) / 2 * 2);
+}
+
+/* Bytes that `winograd_of_weights` needs. */
+int64_t winograd_scratch_of_weights(const Convolution *shape) {
+    const int64_t channels = shape->in_channels + shape->out_channels, most = shape->in_channels > shape->out_channels ? shape->in_channels : shape->out_channels;
+    return PLACES * (tiles_at_once(shape) * channels + 2 * APART) * (int64_t)sizeof(bf16) +
+           PLACES * shape->in_channels * shape->out_channels * (int64_t)sizeof(float) + most * (int64_t)sizeof(bf16);
+}
+
+/* G' m G of 16 channels. */
+static inline void of_sums(const float *m, int64_t place, __m512 w[9]) {
+    const __m512 half = _mm512_set1_ps(0.5f);
+    __m512 t[12];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+        const __m512 m0 = _mm512_loadu_ps(m + j * place), m1 = _mm512_loadu_ps(m + (4 + j) * place);
+        const __m512 m2 = _mm512_loadu_ps(m + (8 + j) * place), m3 = _mm512_loadu_ps(m + (12 + j) * place);
+        const __m512 both = _mm512_mul_ps(half, _mm512_add_ps(m1, m2));
+        t[j] = _mm512_add_ps(m0, both);
+        t[4 + j] = _mm512_mul_ps(half, _mm512_sub_ps(m1, m2));
+        t[8 + j] = _mm512_add_ps(m3, both);
+    }
+#pragma GCC unroll 3
+    for (int i = 0; i < 3; i++) {
+        const __m512 *row = t + 4 * i, both = _mm512_mul_ps(half, _mm512_add_ps(row[1], row[2]));
+        w[3 * i] = _mm512_add_ps(row[0], both);
+        w[3 * i + 1] = _mm512_mul_ps(half, _mm512_sub_ps(row[1], row[2]));
+        w[3 * i + 2] = _mm512_add_ps(row[3], both);
+    }
+}
+
+/* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, H, W, D]. */
+void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch) {
+    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels, step = tiles_at_once(shape);
+    const int64_t place = step * inputs + APART, place_of_d = step * outputs + APART;
+    float *sums = (float *)scratch; /* [places, D, C] */
+    bf16 *v = (bf16 *)(sums + PLACES * inputs * outputs), *d = v + PLACES * place, *zeros = d + PLACES * place_of_d;
+    memset(zeros, 0, (inputs > outputs ? inputs : outputs) * sizeof(bf16));
+#pragma omp parallel
+    {
+        for (int64_t begin = 0; begin < tiles; begin += step) {
+            const int64_t count = at_most(step, tiles - begin), pairs = (count + 1) / 2;
+#pragma omp for schedule(static)
+            for (int64_t pair = 0; pair < pairs; pair++) {
+                const bf16 *one[16], *two[16];
+                const Tile tile = tile_number(shape, begin + 2 * pair), after = next_tile(shape, tile);
+                find(shape, x, inputs, tile, 4, 1, zeros, one);
+                find(shape, x, inputs, after, 4, 1, zeros, two);
+                for (int64_t c = 0; c < inputs; c += GROUP) {
+                    const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, inputs - first);
+                    bf16 *to = v + first * step + (pair * wide + c - first) * 2;
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        Split a[4], b[4];
+                        row_of_picture(one, c, i, a);
+                        row_of_picture(two, c, i, b);
+#pragma GCC unroll 4
+                        for (int j = 0; j < 4; j++) store_pairs(to + (4 * i + j) * place, a[j], b[j]);
+                    }
+                }
+                find(shape, gradient, outputs, tile, 2, 0, zeros, one);
+                find(shape, gradient, outputs, after, 2, 0, zeros, two);
+                for (int64_t c = 0; c < outputs; c += GROUP) {
+                    const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, outputs - first);
+                    bf16 *to = d + first * step + (pair * wide + c - first) * 2;
+#pragma GCC unroll 4
+                    for (int i = 0; i < 4; i++) {
+                        Split a[4], b[4];
+                        row_of_gradient(one, c, i, a);
+                        row_of_gradient(two, c, i, b);
+#pragma GCC unroll 4
+                        for (int j = 0; j < 4; j++) store_pairs(to + (4 * i + j) * place_of_d, a[j], b[j]);
+                    }
+                }
+            }
+            const int add = begin > 0;
+#pragma omp for collapse(2) schedule(dynamic)
+            for (int p = 0; p < PLACES; p++)
+                for (int64_t up = 0; up < outputs; up += PANEL) {
+                    const int64_t high = at_most(PANEL, outputs - up);
+                    const bf16 *a = d + p * place_of_d + up * step;
+                    for (int64_t first = 0; first < inputs; first += PANEL) {
+                        const int64_t wide = at_most(PANEL, inputs - first);
+                        const bf16 *b = v + p * place + first * step;
+                        float *c = sums + (p * outputs + up) * inputs + first;
+                        if (wide == PANEL)
+                            for (int64_t row = 0; row < high; row += 4)
+                                block(4, 4, a + row * 2, 2, high * 2, b, pairs, c + row * inputs, inputs, add);
+                        else
+                            for (int64_t row = 0; row < high; row += 8)
+                                block(8, 2, a + row * 2, 2, high * 2, b, pairs, c + row * inputs, inputs, add);
+                    }
+                }
+        }
+#pragma omp for schedule(static)
+        for (int64_t output = 0; output < outputs; output++)
+            for (int64_t c = 0; c < inputs; c += GROUP) {
+                const float *m = sums + place_of(output) * inputs + c;
+                __m512 even[9], odd[9];
+                of_sums(m, inputs * outputs, even);
+                of_sums(m + LANES, inputs * outputs, odd);
+                for (int i = 0; i < 9; i++) {
+                    float *to = of_weight + (output * 9 + i) * inputs + c;
+                    _mm512_storeu_ps(to, _mm512_permutex2var_ps(even[i], _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), odd[i]));
+                    _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(even[i], _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8), odd[i]));
+                }
+            }
+    }
+}

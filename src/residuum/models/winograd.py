@@ -1,0 +1,146 @@
+"""3x3 convolutions of bfloat16 on CPUs in 16 multiplications where the sum over the kernel takes 36 (see `native`, and
+`winograd.c`).
+
+Transformed pictures and weights are rounded to bfloat16 once more, so that results are about twice as far from exact
+ones as those of a sum over the kernel in bfloat16 (`tests/models/test_winograd.py`), and a network's gradients, which
+have the rounding of all its values in them, up to a tenth farther (`docs/log.md`). Where there is no C compiler, or the
+processor has no bfloat16 instructions of AVX-512, torch computes everything.
+
+Source: Lavin and Gray, arXiv:1509.09308, section 4.1 (F(2x2, 3x3)), and section 4.3 for the gradient of the weights.
+Shapes: N pictures, C and D channels before and after, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
+from torch.profiler import record_function
+
+from residuum import hardware, native
+
+_SOURCE = Path(__file__).with_name("winograd.c")
+_GROUP = 32
+"""Numbers of channels are multiples of it; with 16, transforming would cost what is saved."""
+_WASTE, _WASTE_OF_WEIGHTS = 1.5, 2.0
+"""So many times the pixels of a map may lie in its tiles of 2x2; in those of a map of 3x3 are 16/9."""
+_PLACES = 16  # of a transformed tile
+
+
+def knows(conv: nn.Conv2d) -> bool:
+    """Whether `conv` is a convolution of the kind that is computed here."""
+    return (
+        conv.kernel_size == (3, 3)
+        and conv.stride == (1, 1)
+        and conv.padding == (1, 1)
+        and conv.dilation == (1, 1)
+        and conv.groups == 1
+        and conv.padding_mode == "zeros"
+        and conv.in_channels % _GROUP == 0
+        and conv.out_channels % _GROUP == 0
+        and library() is not None
+    )
+
+
+def takes(x: Tensor) -> bool:
+    """Whether the results for x [N, C, H, W], or the gradient of it, are computed here, and faster."""
+    return _fits(x, _WASTE)
+
+
+def takes_weights_gradient(x: Tensor) -> bool:
+    """The same of the gradient of the weights."""
+    return _fits(x, _WASTE_OF_WEIGHTS)
+
+
+def _fits(x: Tensor, waste: float) -> bool:
+    high, wide = x.shape[2:]
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.bfloat16
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and x.numel() > 0
+        and (high + high % 2) * (wide + wide % 2) <= waste * high * wide
+    )
+
+
+def packed(weight: Tensor, *, turned: bool = False) -> Tensor:
+    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, or, `turned`, as it reads those of the gradient
+    of the convolution's pictures."""
+    kernel = library()
+    assert kernel is not None
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    u = torch.empty(_PLACES, weight.shape[0] * weight.shape[1], dtype=torch.bfloat16)
+    kernel.winograd_weights(weight.data_ptr(), weight.shape[1], weight.shape[0], turned, u.data_ptr())
+    return u
+
+
+def convolved(
+    x: Tensor, u: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, *, relu: bool = False
+) -> Tensor:
+    """Returns conv(x) + bias + residual, or the relu of it: [N, C, H, W] -> [N, D, H, W], all bfloat16 and channels
+    last but the bias, which is float32. The result takes the memory of `residual`, where there is one."""
+    kernel = library()
+    assert kernel is not None
+    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], u.shape[1] // x.shape[1])
+    size = (shape.pictures, shape.out_channels, shape.height, shape.width)
+    y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last) if residual is None else residual
+    threads = torch.get_num_threads()
+    scratch = torch.empty(threads * kernel.winograd_scratch(shape), dtype=torch.uint8)
+    at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
+    with _seen("convolution"):
+        kernel.winograd_convolve(
+            shape, x.data_ptr(), u.data_ptr(), at_bias, at_residual, relu, y.data_ptr(), scratch.data_ptr(), threads
+        )
+    return y
+
+
+def gradient_of_pictures(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, H, W]."""
+    with _seen("convolution's gradient of data"):
+        return convolved(gradient, packed(weight, turned=True))
+
+
+def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
+    """Returns the gradient of the weights, float32 [D, C, 3, 3], from that of the results [N, D, H, W]."""
+    kernel = library()
+    assert kernel is not None
+    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], gradient.shape[1])
+    scratch = torch.empty(kernel.winograd_scratch_of_weights(shape), dtype=torch.uint8)
+    of_weight = torch.empty(gradient.shape[1], x.shape[1], 3, 3, memory_format=torch.channels_last)
+    with _seen("convolution's gradient of weights"):
+        kernel.winograd_of_weights(shape, x.data_ptr(), gradient.data_ptr(), of_weight.data_ptr(), scratch.data_ptr())
+    return of_weight
+
+
+class _Convolution(ctypes.Structure):
+    """What `winograd.c` calls Convolution."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("pictures", "height", "width", "in_channels", "out_channels")]
+
+
+def _seen(name: str) -> AbstractContextManager[object]:
+    """Returns a context that a profiler sees by its name, where there is one."""
+    return record_function(f"residuum: {name}") if _profiler_enabled() else nullcontext()
+
+
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """Returns the compiled kernel, or None where there is no compiler for it or no processor."""
+    if "avx512_bf16" not in hardware.instructions():
+        return None
+    loaded = native.library(_SOURCE)
+    if loaded is None:
+        return None
+    pointer, whole, shape = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Convolution)
+    loaded.winograd_weights.argtypes = [pointer, whole, whole, ctypes.c_int, pointer]
+    loaded.winograd_scratch.argtypes = loaded.winograd_scratch_of_weights.argtypes = [shape]
+    loaded.winograd_scratch.restype = loaded.winograd_scratch_of_weights.restype = whole
+    loaded.winograd_convolve.argtypes = [shape, *[pointer] * 4, ctypes.c_int, *[pointer] * 2, ctypes.c_int]
+    loaded.winograd_of_weights.argtypes = [shape, *[pointer] * 4]
+    loaded.winograd_weights.restype = loaded.winograd_convolve.restype = loaded.winograd_of_weights.restype = None
+    return loaded

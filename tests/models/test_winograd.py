@@ -1,0 +1,187 @@
+"""Convolutions in fewer multiplications: exact where nothing is rounded, and near to float64 where something is."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from residuum.models import fused, layers, winograd
+
+here = pytest.mark.skipif(winograd.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
+
+SHAPES = [  # pictures, channels before and after, height and width
+    (1, 32, 32, 1, 1),
+    (1, 32, 64, 2, 2),
+    (3, 64, 32, 5, 7),
+    (2, 96, 160, 4, 9),
+    (40, 32, 32, 3, 3),
+    (2, 128, 64, 14, 14),
+    (70, 64, 96, 8, 8),
+]
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def channels_last(values: Tensor) -> Tensor:
+    return values.contiguous(memory_format=torch.channels_last)
+
+
+def whole(*shape: int, most: int, seed: int) -> Tensor:
+    """Whole numbers, of which sums of four stay exact in bfloat16."""
+    drawn = torch.randint(-most, most + 1, shape, generator=torch.Generator().manual_seed(seed))
+    return channels_last(drawn.bfloat16())
+
+
+def drawn(*shape: int, seed: int) -> Tensor:
+    return channels_last(torch.randn(shape, generator=torch.Generator().manual_seed(seed)).bfloat16())
+
+
+@here
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_whole_numbers_are_convolved_exactly(shape: tuple[int, ...]) -> None:
+    """What goes into the products has no rounding then, so that the sums are those of float64."""
+    n, c, d, h, w = shape
+    x, gradient = whole(n, c, h, w, most=3, seed=0), whole(n, d, h, w, most=3, seed=1)
+    weight = 4 * whole(d, c, 3, 3, most=3, seed=2).float()
+    wide, exact = x.double().requires_grad_(), weight.double().requires_grad_()
+    y = conv2d(wide, exact, padding=1)
+    y.backward(gradient.double())
+    assert wide.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(winograd.convolved(x, winograd.packed(weight)), y.bfloat16())
+    assert torch.equal(winograd.gradient_of_pictures(gradient, weight), wide.grad.bfloat16())
+    assert torch.equal(winograd.gradient_of_weights(x, gradient), exact.grad.float())
+
+
+@here
+@pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
+def test_others_are_about_twice_as_far_from_float64_as_torchs(shape: tuple[int, ...]) -> None:
+    n, c, d, h, w = shape
+    x, gradient = drawn(n, c, h, w, seed=0).relu(), drawn(n, d, h, w, seed=1)
+    weight = channels_last(torch.randn(d, c, 3, 3, generator=torch.Generator().manual_seed(2)))
+    found = [
+        winograd.convolved(x, winograd.packed(weight)),
+        winograd.gradient_of_pictures(gradient, weight),
+        winograd.gradient_of_weights(x, gradient),
+    ]
+    exact, torchs = [], []
+    for results, dtype in ((exact, torch.float64), (torchs, torch.bfloat16)):
+        wide, heavy = x.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
+        y = conv2d(wide, heavy, padding=1)
+        y.backward(gradient.to(dtype))
+        results += [y.detach(), wide.grad, heavy.grad]
+    for one, usual, ours in zip(exact, torchs, found, strict=True):
+        far, near = (float((other.double() - one).norm() / one.norm()) for other in (ours, usual))
+        assert far < 0.005
+        assert far < 2.25 * near
+
+
+@here
+def test_bias_addition_and_relu_are_added_before_it_is_rounded() -> None:
+    x, weight = whole(3, 32, 5, 6, most=3, seed=0), 4 * whole(64, 32, 3, 3, most=3, seed=1).float()
+    bias = torch.arange(64) / 8 - 4
+    u, exact = winograd.packed(weight), conv2d(x.double(), weight.double(), padding=1)
+    shifted = exact + bias.double()[:, None, None]
+    assert torch.equal(winograd.convolved(x, u, bias), shifted.bfloat16())
+    assert torch.equal(winograd.convolved(x, u, relu=True), exact.relu().bfloat16())
+    short = whole(3, 64, 5, 6, most=99, seed=2)
+    wanted = (shifted + short.double()).relu().bfloat16()
+    found = winograd.convolved(x, u, bias, short, relu=True)
+    assert torch.equal(found, wanted)
+    assert found.data_ptr() == short.data_ptr()
+
+
+@here
+def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) -> None:
+    x, gradient, weight = drawn(9, 64, 9, 9, seed=0), drawn(9, 32, 9, 9, seed=1), torch.randn(32, 64, 3, 3)
+    found = []
+    for count in (1, 2, 3):
+        threads(count)
+        y = winograd.convolved(x, winograd.packed(weight))
+        found.append((y, winograd.gradient_of_pictures(gradient, weight), winograd.gradient_of_weights(x, gradient)))
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+
+
+@here
+def test_what_is_not_finite_stays_so_and_stays_near() -> None:
+    x = drawn(2, 32, 8, 8, seed=0)
+    x[1, 3, 4, 4] = float("nan")
+    y = winograd.convolved(x, winograd.packed(torch.ones(32, 32, 3, 3)), relu=True)
+    assert y[1, :, 3:6, 3:6].isnan().all()
+    assert y[0].isfinite().all()
+    assert y[1, :, :2].isfinite().all()
+
+
+@here
+def test_it_is_for_those_convolutions_alone_that_it_computes() -> None:
+    assert winograd.knows(layers.conv(32, 64, 3))
+    others = [
+        layers.conv(32, 64, 1),
+        layers.conv(32, 64, 5),
+        layers.conv(32, 64, 3, stride=2),
+        layers.conv(32, 64, 3, groups=2),
+        layers.conv(16, 64, 3),
+        layers.conv(32, 48, 3),
+        nn.Conv2d(32, 64, 3),
+        nn.Conv2d(32, 64, 3, padding=1, dilation=2),
+        nn.Conv2d(32, 64, 3, padding=1, padding_mode="reflect"),
+        nn.Conv2d(32, 64, 3, padding="same"),
+    ]
+    assert not any(map(winograd.knows, others))
+    x = drawn(2, 32, 4, 4, seed=0)
+    assert winograd.takes(x)
+    assert not winograd.takes(x.float())
+    assert not winograd.takes(x.contiguous())
+    assert not winograd.takes(x[:0])
+    assert not winograd.takes(x.to("meta"))
+    three, one = (channels_last(x[:, :, :side, :side]) for side in (3, 1))
+    assert not winograd.takes(three)  # a map of 3x3 is four tiles of 2x2
+    assert winograd.takes_weights_gradient(three)
+    assert not winograd.takes_weights_gradient(one)
+
+
+@here
+@pytest.mark.parametrize("side", [1, 3, 8])
+@pytest.mark.parametrize("frozen", ["nothing", "pictures", "weights"])
+def test_a_layer_learns_as_torchs_does(side: int, frozen: str) -> None:
+    """On maps of one pixel all of it is torch's, on those of three the gradient of the weights is not."""
+    torch.manual_seed(0)
+    conv = layers.conv(32, 64, 3).to(memory_format=torch.channels_last)
+    exact = copy.deepcopy(conv)
+    gradient = drawn(40, 64, side, side, seed=1)
+    x = drawn(40, 32, side, side, seed=0).requires_grad_(frozen != "pictures")
+    conv.weight.requires_grad_(frozen != "weights")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = fused._alone(conv, x)
+    y.backward(gradient)
+    wide = x.detach().float().requires_grad_()
+    wanted = exact(wide)
+    wanted.backward(gradient.float())
+    asked = (frozen != "pictures", frozen != "weights")
+    assert (x.grad is not None, conv.weight.grad is not None) == asked
+    for ours, theirs in ((y, wanted), (x.grad, wide.grad), (conv.weight.grad, exact.weight.grad)):
+        if ours is not None and theirs is not None:
+            assert float((ours - theirs).detach().norm() / theirs.detach().norm()) < 0.005
+
+
+@here
+def test_float32_and_watched_layers_are_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(winograd, "convolved", lambda *_: pytest.fail("it is not torch's"))
+    conv, x = layers.conv(32, 32, 3), drawn(2, 32, 4, 4, seed=0)
+    assert fused._alone(conv, x.float()).dtype == torch.float32
+    seen: list[nn.Module] = []
+    conv.register_forward_hook(lambda module, given, answer: seen.append(module))  # noqa: ARG005
+    with torch.autocast("cpu", torch.bfloat16):
+        fused._alone(conv, x)
+    assert seen == [conv]
