@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import platform
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Literal, get_args
 
 import torch
 
-from residuum import memory, software
+from residuum import memory, native, software
 from residuum.errors import UsageError
 from residuum.threads import cores
 
@@ -111,6 +112,12 @@ def instructions() -> frozenset[str]:
         if line.startswith(("flags", "Features")):
             return frozenset(line.partition(":")[2].split())
     return frozenset()
+
+
+def bf16_kernels(source: Path) -> ctypes.CDLL | None:
+    """Returns the library that a C source makes (see `native`) which needs bfloat16 instructions of AVX-512; None where
+    the processor has none, or there is no compiler."""
+    return native.library(source) if "avx512_bf16" in instructions() else None
 
 
 def _cpu_has_bf16() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from residuum.models import fused, layers, winograd
+from residuum.models import create_model, fused, inference, layers, winograd
 
 here = pytest.mark.skipif(winograd.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
 
@@ -102,8 +103,11 @@ def test_bias_addition_and_relu_are_added_before_it_is_rounded() -> None:
 
 
 @here
-def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) -> None:
-    x, gradient, weight = drawn(9, 64, 9, 9, seed=0), drawn(9, 32, 9, 9, seed=1), torch.randn(32, 64, 3, 3)
+@pytest.mark.parametrize("shape", [(9, 64, 32, 9, 9), (2, 160, 224, 8, 8)], ids=["many tiles", "few tiles"])
+def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], threads: Callable[[int], None]) -> None:
+    """Of few tiles, several threads take the same ones: each some of the channels."""
+    n, c, d, h, w = shape
+    x, gradient, weight = drawn(n, c, h, w, seed=0), drawn(n, d, h, w, seed=1), torch.randn(d, c, 3, 3)
     found = []
     for count in (1, 2, 3):
         threads(count)
@@ -111,6 +115,83 @@ def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) ->
         found.append((y, winograd.gradient_of_pictures(gradient, weight), winograd.gradient_of_weights(x, gradient)))
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
+
+
+@here
+def test_other_defaults_of_torch_change_nothing() -> None:
+    x, gradient, weight = (
+        whole(2, 32, 4, 4, most=3, seed=0),
+        whole(2, 64, 4, 4, most=3, seed=1),
+        torch.ones(64, 32, 3, 3),
+    )
+    found = []
+    before = torch.get_default_dtype()
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.set_default_dtype(dtype)
+        try:
+            with torch.device("meta" if dtype == torch.bfloat16 else "cpu"):
+                y = winograd.convolved(x, winograd.packed(weight))
+                found.append((y, winograd.gradient_of_weights(x, gradient)))
+        finally:
+            torch.set_default_dtype(before)
+    assert all(map(torch.equal, *found))
+
+
+@here
+def test_a_step_and_an_answer_compute_by_it_what_they_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: Counter[str] = Counter()
+    for name in ("convolved", "gradient_of_pictures", "gradient_of_weights"):
+        own = getattr(winograd, name)
+        monkeypatch.setattr(winograd, name, lambda *a, own=own, name=name, **k: calls.update([name]) or own(*a, **k))
+    model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
+    images = channels_last(torch.randn(2, 3, 32, 32))
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = fused.forward_of(model, torch.device("cpu"))(images)
+    assert calls == {"convolved": 10}  # all of the second and third stage but the two that stride
+    logits.float().sum().backward()
+    assert calls == {"convolved": 20, "gradient_of_pictures": 10, "gradient_of_weights": 10}
+    with torch.inference_mode():
+        inference.answering(model.eval(), "bf16")(images)
+    assert calls["convolved"] == 30
+
+
+@here
+def test_it_follows_norms_that_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    own = winograd.convolved
+    monkeypatch.setattr(winograd, "convolved", lambda *given: calls.append(1) or own(*given))
+    norm, conv = nn.BatchNorm2d(32).eval(), layers.conv(32, 32, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        fused._norm_relu(norm, drawn(2, 32, 4, 4, seed=0), None, conv)
+    assert len(calls) == 1
+
+
+@here
+def test_pictures_that_do_not_fit_are_refused_as_torch_does() -> None:
+    conv, x = layers.conv(32, 64, 3).to(memory_format=torch.channels_last), drawn(2, 64, 4, 4, seed=0)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="to have 32 channels, but got 64"):
+        fused._alone(conv, x)
+
+
+@here
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_answers_of_other_weights_than_float32(dtype: torch.dtype) -> None:
+    conv, x = nn.Conv2d(32, 64, 3, padding=1), drawn(2, 32, 6, 6, seed=0)
+    wanted = conv(x.float())
+    with torch.no_grad():
+        found = inference.Convolution(conv.to(dtype), None, relu=False, dtype=torch.bfloat16)(x)
+    assert float((found - wanted.detach()).norm() / wanted.detach().norm()) < 0.01
+
+
+@here
+def test_later_training_does_not_reach_answers() -> None:
+    conv, x = nn.Conv2d(32, 64, 3, padding=1), drawn(2, 32, 6, 6, seed=0)
+    with torch.no_grad():
+        answers = inference.Convolution(conv, None, relu=False, dtype=torch.bfloat16)
+        before = answers(x)
+        for parameter in conv.parameters():
+            parameter.zero_()
+        assert torch.equal(answers(x), before)
 
 
 @here
@@ -140,15 +221,13 @@ def test_it_is_for_those_convolutions_alone_that_it_computes() -> None:
     ]
     assert not any(map(winograd.knows, others))
     x = drawn(2, 32, 4, 4, seed=0)
-    assert winograd.takes(x)
-    assert not winograd.takes(x.float())
-    assert not winograd.takes(x.contiguous())
-    assert not winograd.takes(x[:0])
-    assert not winograd.takes(x.to("meta"))
+    assert winograd.takes(x, 32)
+    assert not winograd.takes(x, 64)
+    assert not any(winograd.takes(other, 32) for other in (x.float(), x.contiguous(), x[:0], x.to("meta"), x[0]))
     three, one = (channels_last(x[:, :, :side, :side]) for side in (3, 1))
-    assert not winograd.takes(three)  # a map of 3x3 is four tiles of 2x2
-    assert winograd.takes_weights_gradient(three)
-    assert not winograd.takes_weights_gradient(one)
+    assert not winograd.takes(three, 32)  # a map of 3x3 is four tiles of 2x2
+    assert winograd.takes_weights_gradient(three, 32)
+    assert not winograd.takes_weights_gradient(one, 32)
 
 
 @here
@@ -180,6 +259,10 @@ def test_float32_and_watched_layers_are_left_to_torch(monkeypatch: pytest.Monkey
     monkeypatch.setattr(winograd, "convolved", lambda *_: pytest.fail("it is not torch's"))
     conv, x = layers.conv(32, 32, 3), drawn(2, 32, 4, 4, seed=0)
     assert fused._alone(conv, x.float()).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        fused._alone(conv, x.float())
+        fused._alone(conv.eval(), x)
+    conv.train()
     seen: list[nn.Module] = []
     conv.register_forward_hook(lambda module, given, answer: seen.append(module))  # noqa: ARG005
     with torch.autocast("cpu", torch.bfloat16):

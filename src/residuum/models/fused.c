@@ -114,8 +114,8 @@ void norm_relu_again(const bf16 *x, const float *scale, const float *shift, int6
 /* The gradients of x, of the residual (NULL: none), of weight and bias, from that of y. Without a residual in the
    forward pass y may be NULL: it is told from x, scale and shift where it was 0. */
 int norm_relu_backward(const bf16 *x, const bf16 *y, const bf16 *gradient, const float *weight, const float *mean,
-                       const float *inverse_std, const float *scale, const float *shift, int64_t rows, int64_t channels, bf16 *of_x, bf16 *of_residual,
-                       float *of_weight, float *of_bias) {
+                       const float *inverse_std, const float *scale, const float *shift, int64_t rows, int64_t channels,
+                       bf16 *of_x, bf16 *of_residual, float *of_weight, float *of_bias) {
     float *sums = calloc((size_t)(BLOCKS + 1) * 2 * channels + channels, sizeof(float));
     if (!sums) return 1;
     float *by_x = sums + (size_t)BLOCKS * 2 * channels, *constant = by_x + channels, *by_gradient = constant + channels;

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residuum import hardware, native
+from residuum import hardware
 from residuum.models import winograd
 from residuum.models.layers import Block, Conv2d, Network, PreActivationBlock, Stage
 from residuum.models.pool import max_pool
@@ -101,7 +102,12 @@ def _alone(layer: nn.Module, x: Tensor) -> Tensor:
     """Returns layer(x), of layers that have a kernel by it."""
     if isinstance(layer, nn.MaxPool2d) and not _hooked(layer):
         return max_pool(layer, x)
-    if layer.training and _takes_over(layer) and winograd.knows(layer) and winograd.takes_weights_gradient(x):
+    if (
+        _takes_over(layer)
+        and layer.training
+        and winograd.knows(layer)
+        and winograd.takes_weights_gradient(x, layer.in_channels)
+    ):
         convolved: Tensor = _Conv.apply(x, layer.weight, layer)
         return convolved
     y: Tensor = layer(x)
@@ -118,7 +124,7 @@ def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: C
     if not _fits(norm, x, residual):
         y = norm(x)
         y = torch.relu_(y if residual is None else y.add_(residual))
-        return y if conv is None else conv(y)
+        return y if conv is None else _alone(conv, y)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     if residual is not None:
@@ -132,7 +138,7 @@ def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: C
 
 
 def _takes_over(layer: nn.Module | None) -> TypeGuard[Conv2d]:
-    """Whether it is a convolution that can be computed together with the norm before it."""
+    """Whether it is a convolution that can be computed here, as autocast would."""
     return (
         type(layer) is Conv2d
         and layer.bias is None
@@ -240,8 +246,8 @@ class _Conv(torch.autograd.Function):
 
 def _convolved(conv: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
     """Returns conv(x) in bfloat16."""
-    if winograd.knows(conv) and winograd.takes(x):
-        return winograd.convolved(x, winograd.packed(weight))
+    if winograd.knows(conv) and winograd.takes(x, conv.in_channels):
+        return winograd.convolved(x, winograd.packed(weight, kept=False))
     return torch.conv2d(x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, conv.groups)
 
 
@@ -253,16 +259,18 @@ def _convolution_gradients(
     to_weight: Tensor | None = None
     if winograd.knows(conv):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        if of_x and winograd.takes(x):
+        if of_x and winograd.takes(x, conv.in_channels):
             to_x = winograd.gradient_of_pictures(gradient, weight)
-        if of_weight and winograd.takes_weights_gradient(x):
+        if of_weight and winograd.takes_weights_gradient(x, conv.in_channels):
             to_weight = winograd.gradient_of_weights(x, gradient)
     left = of_x and to_x is None, of_weight and to_weight is None
     if any(left):
-        torchs_x, torchs_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, False, (0, 0),
-            conv.groups, (*left, False),
-        )  # fmt: skip
+        which = f"convolution's gradient of {'data' if left[0] else 'weights'}"
+        with nullcontext() if all(left) else winograd.seen(which):
+            torchs_x, torchs_weight, _ = torch.ops.aten.convolution_backward(
+                gradient, x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, False, (0, 0),
+                conv.groups, (*left, False),
+            )  # fmt: skip
         to_x = torchs_x if left[0] else to_x
         to_weight = torchs_weight.float() if left[1] else to_weight
     return to_x, to_weight
@@ -322,9 +330,7 @@ def _raise_if(failed: int) -> None:
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled kernel, or None where there is no compiler for it or no processor."""
-    if "avx512_bf16" not in hardware.instructions():
-        return None
-    loaded = native.library(_SOURCE)
+    loaded = hardware.bf16_kernels(_SOURCE)
     if loaded is None:
         return None
     pointer, whole = ctypes.c_void_p, ctypes.c_int64

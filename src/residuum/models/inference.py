@@ -80,11 +80,12 @@ class Convolution:
         self.act = "relu" if relu else "none"
         self._fuses = weight.device.type == "cpu" and _onednn_has(dtype)
         self._packed = False
+        self._channels = conv.in_channels
         quick = dtype == torch.bfloat16 and weight.device.type == "cpu" and winograd.knows(conv)
-        self._quick = (winograd.packed(weight), bias) if quick else None
+        self._quick = (winograd.packed(weight.float()), bias.to(torch.float32, copy=True)) if quick else None
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._quick and winograd.takes(x):
+        if self._quick and winograd.takes(x, self._channels):
             return winograd.convolved(x, *self._quick, relu=self.act == "relu")
         if not self._fuses:
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
@@ -97,7 +98,7 @@ class Convolution:
     def added_to(self, short: Tensor, x: Tensor) -> Tensor:
         """Returns act(conv(x) + bias + short), which may be in the memory of `short`."""
         short = short.contiguous(memory_format=torch.channels_last)
-        if self._quick and winograd.takes(x):
+        if self._quick and winograd.takes(x, self._channels):
             return winograd.convolved(x, *self._quick, short, relu=self.act == "relu")
         if not self._fuses:
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups).add_(short)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from residuum import hardware, native
+from residuum import hardware
 from residuum.models.layers import Halving
 
 _SOURCE = Path(__file__).with_name("pool.c")
@@ -122,9 +122,7 @@ class _MaxPool(torch.autograd.Function):
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled kernel, or None where there is no compiler for it or no processor."""
-    if "avx512_bf16" not in hardware.instructions():
-        return None
-    loaded = native.library(_SOURCE)
+    loaded = hardware.bf16_kernels(_SOURCE)
     if loaded is None:
         return None
     pointer, shape = ctypes.c_void_p, ctypes.POINTER(_Pool)

@@ -6,25 +6,36 @@
        y = A' [(G w G') * (B' x B)] A      of a tile's 4x4 pixels x and the kernel w
        of_w = G' [(A of_y A') * (B' x B)] G
 
+          ( 1  0 -1  0 )       ( 1    0    0  )        ( 1  1  1  0 )
+       B' = ( 0  1  1  0 )   G = ( 1/2  1/2  1/2)   A' = ( 0  1 -1 -1 )
+          ( 0 -1  1  0 )       ( 1/2 -1/2  1/2)
+          ( 0  1  0 -1 )       ( 0    0    1  )
+
    with the products summed over channels (or, for of_w, over tiles) by one matrix product for each of the 16 places.
+   Source: Lavin and Gray, arXiv:1509.09308, section 4.1.
    Transformed values are rounded to bfloat16; sums are float32. Results do not depend on the number of threads.
 
-   A register of 32 channels in bfloat16 becomes two of float32 by a shift and a mask: the channels of even number, and those
-   of odd. What is summed over stays in this order, 0, 2, .. 30, 1, 3, .. 31 within each group of 32. */
+   A register of 32 channels in bfloat16 becomes two of float32 by a shift and a mask: the channels of even number, and
+   those of odd. Transformed pictures and gradients, and sums of products of these, stay in this order: 0, 2, .. 30, 1, 3,
+   .. 31 within each group of 32, the order of a split. */
 
 #include <immintrin.h>
+#include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
 
 typedef uint16_t bf16;
 
 enum {
-    LANES = 16,   /* float32 values of a register */
-    GROUP = 32,   /* bfloat16 values of a register */
-    PLACES = 16,  /* of a transformed tile */
-    PANEL = 64,   /* channels that a matrix product computes at a time, as far as there are so many: 4 registers */
-    TILES = 24,   /* that are computed together: a multiple of all heights of `block` there */
-    APART = 32,   /* bfloat16 values between places, so that they do not meet in one set of the cache */
+    LANES = 16,      /* float32 values of a register */
+    GROUP = 32,      /* bfloat16 values of a register */
+    PLACES = 16,     /* of a transformed tile */
+    PANEL = 64,      /* channels that a matrix product computes at a time, as far as there are so many: 4 registers */
+    TILES = 24,      /* that are convolved together: a multiple of all heights of `block` there */
+    APART = 32,      /* values between places, so that they do not meet in one set of the cache */
+    CACHE = 1 << 22, /* bytes of transformed pictures and gradients that are multiplied together */
 };
 
 typedef struct {
@@ -36,45 +47,49 @@ typedef struct {
     __m512 even, odd;
 } Split;
 
-static inline Split load_split(const bf16 *from) {
+INLINE Split load_split(const bf16 *from) {
     const __m512i both = _mm512_loadu_si512(from);
     return (Split){_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
                    _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)))};
 }
 
-static inline Split plus(Split a, Split b) { return (Split){_mm512_add_ps(a.even, b.even), _mm512_add_ps(a.odd, b.odd)}; }
+INLINE Split plus(Split a, Split b) { return (Split){_mm512_add_ps(a.even, b.even), _mm512_add_ps(a.odd, b.odd)}; }
 
-static inline Split minus(Split a, Split b) { return (Split){_mm512_sub_ps(a.even, b.even), _mm512_sub_ps(a.odd, b.odd)}; }
+INLINE Split minus(Split a, Split b) { return (Split){_mm512_sub_ps(a.even, b.even), _mm512_sub_ps(a.odd, b.odd)}; }
 
 /* Stores the even ones, and then the odd. */
-static inline void store_split(bf16 *to, Split value) {
+INLINE void store_split(bf16 *to, Split value) {
     _mm512_storeu_si512(to, (__m512i)_mm512_cvtne2ps_pbh(value.odd, value.even));
 }
 
 /* a0, b0, a1, b1, ..: what one instruction multiplies and adds together. */
-static inline __m512i in_pairs(__m512 a, __m512 b) {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-                                           19, 3, 18, 2, 17, 1, 16, 0);
+INLINE __m512i in_pairs(__m512 a, __m512 b) {
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8,
+                                           23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(b, a));
 }
 
-static inline void store_pairs(bf16 *to, Split a, Split b) {
+INLINE void store_pairs(bf16 *to, Split a, Split b) {
     _mm512_storeu_si512(to, in_pairs(a.even, b.even));
     _mm512_storeu_si512(to + GROUP, in_pairs(a.odd, b.odd));
 }
 
-static inline __m512 load(const bf16 *from) {
+INLINE __m512 load(const bf16 *from) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
 }
 
 /* Where in its group a channel is after the split, and which channel is in a place. */
-static inline int64_t place_of(int64_t channel) { return channel / GROUP * GROUP + channel % 2 * LANES + channel % GROUP / 2; }
+INLINE int64_t place_of(int64_t channel) {
+    return channel / GROUP * GROUP + channel % 2 * LANES + channel % GROUP / 2;
+}
 
-static inline int64_t channel_in(int64_t place) { return place / GROUP * GROUP + place % LANES * 2 + place % GROUP / LANES; }
+INLINE int64_t channel_in(int64_t place) { return place / GROUP * GROUP + place % LANES * 2 + place % GROUP / LANES; }
 
-static inline int64_t at_most(int64_t number, int64_t limit) { return number < limit ? number : limit; }
+INLINE int64_t at_most(int64_t number, int64_t limit) { return number < limit ? number : limit; }
 
-static inline int64_t tiles_across(int64_t side) { return (side + 1) / 2; }
+INLINE int64_t at_least(int64_t number, int64_t limit) { return number > limit ? number : limit; }
+
+INLINE int64_t tiles_across(int64_t side) { return (side + 1) / 2; }
 
 static int64_t tiles_of(const Convolution *shape) {
     return shape->pictures * tiles_across(shape->height) * tiles_across(shape->width);
@@ -85,12 +100,12 @@ typedef struct {
     int64_t picture, row, column;
 } Tile;
 
-static inline Tile tile_number(const Convolution *shape, int64_t number) {
+INLINE Tile tile_number(const Convolution *shape, int64_t number) {
     const int64_t across = tiles_across(shape->width), down = tiles_across(shape->height);
     return (Tile){number / (across * down), number / across % down * 2, number % across * 2};
 }
 
-static inline Tile next_tile(const Convolution *shape, Tile tile) {
+INLINE Tile next_tile(const Convolution *shape, Tile tile) {
     tile.column += 2;
     if (tile.column >= shape->width) {
         tile.column = 0;
@@ -105,26 +120,22 @@ static inline Tile next_tile(const Convolution *shape, Tile tile) {
 
 /* Finds size x size pixels of a tile in x [N, H, W, channels], `margin` of them above and left of its results; those
    outside the picture, and those of a tile after the last, are `zeros`. */
-static inline __attribute__((always_inline)) void find(const Convolution *shape, const bf16 *x, int64_t channels, Tile tile,
-                                                       const int size, const int margin, const bf16 *zeros, const bf16 **found) {
-    const int64_t top = tile.row - margin, left = tile.column - margin, line = shape->width * channels;
-    const bf16 *first = x + ((tile.picture * shape->height + top) * shape->width + left) * channels;
-    if (tile.picture < shape->pictures && top >= 0 && left >= 0 && top + size <= shape->height && left + size <= shape->width) {
-        for (int i = 0; i < size; i++)
-            for (int j = 0; j < size; j++) found[i * size + j] = first + i * line + j * channels;
-        return;
-    }
-    for (int64_t i = 0; i < size; i++)
-        for (int64_t j = 0; j < size; j++) {
+INLINE void find(const Convolution *shape, const bf16 *x, int64_t channels, Tile tile, const int size, const int margin,
+                 const bf16 *zeros, const bf16 **found) {
+    const int64_t height = shape->height, width = shape->width, top = tile.row - margin, left = tile.column - margin;
+    const bf16 *first = x + ((tile.picture * height + top) * width + left) * channels;
+    const int is_there = tile.picture < shape->pictures;
+    const int is_whole = is_there && top >= 0 && left >= 0 && top + size <= height && left + size <= width;
+    for (int i = 0; i < size; i++)
+        for (int j = 0; j < size; j++) {
             const int64_t row = top + i, column = left + j;
-            const int inside = tile.picture < shape->pictures && row >= 0 && row < shape->height && column >= 0 && column < shape->width;
-            found[i * size + j] = inside ? first + i * line + j * channels : zeros;
+            const int is_inside = is_whole || (is_there && row >= 0 && row < height && column >= 0 && column < width);
+            found[i * size + j] = is_inside ? first + (i * width + j) * channels : zeros;
         }
 }
 
 /* Row `i` of B' x B, of 32 channels. */
-static inline __attribute__((always_inline)) void row_of_picture(const bf16 *const *pixels, int64_t channel, const int i,
-                                                                 Split v[4]) {
+INLINE void row_of_picture(const bf16 *const *pixels, int64_t channel, const int i, Split v[4]) {
     Split t[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
@@ -139,13 +150,13 @@ static inline __attribute__((always_inline)) void row_of_picture(const bf16 *con
 }
 
 /* Row `i` of A of_y A', of 32 channels. */
-static inline __attribute__((always_inline)) void row_of_gradient(const bf16 *const *pixels, int64_t channel, const int i,
-                                                                  Split d[4]) {
+INLINE void row_of_gradient(const bf16 *const *pixels, int64_t channel, const int i, Split d[4]) {
     const Split zero = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     Split t[2];
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
-        const Split one = load_split(pixels[(i == 3 ? 2 : 0) + j] + channel), other = load_split(pixels[2 + j] + channel);
+        const Split one = load_split(pixels[(i == 3 ? 2 : 0) + j] + channel);
+        const Split other = load_split(pixels[2 + j] + channel);
         t[j] = i == 0 ? one : i == 1 ? plus(one, other) : i == 2 ? minus(one, other) : minus(zero, one);
     }
     d[0] = t[0];
@@ -155,7 +166,7 @@ static inline __attribute__((always_inline)) void row_of_gradient(const bf16 *co
 }
 
 /* G w G' of 16 channels; w [3, 3, step]. */
-static inline __attribute__((always_inline)) void of_kernel(const float *w, int64_t step, int turned, __m512 u[PLACES]) {
+INLINE void of_kernel(const float *w, int64_t step, int turned, __m512 u[PLACES]) {
     const __m512 half = _mm512_set1_ps(0.5f);
     __m512 t[12];
 #pragma GCC unroll 3
@@ -181,10 +192,10 @@ static inline __attribute__((always_inline)) void of_kernel(const float *w, int6
 }
 
 /* c [height, width] (+)= the sums over k of a[k, row] b[k, column], in pairs of k that lie side by side in both: a at
-   row * row_step + k * pair_step bfloat16 values, b [k, 2 width]. width is 16 * registers. */
-static inline __attribute__((always_inline)) void block(const int height, const int registers, const bf16 *a, int64_t row_step,
-                                                        int64_t pair_step, const bf16 *b, int64_t pairs, float *c,
-                                                        int64_t c_step, int add) {
+   row * row_step + k * pair_step bfloat16 values, b [k, 2 width]. width is 16 * registers. The sums stay in
+   height * registers of the 32 registers: 24 of them, or 16 where panels have to be divided into blocks without a rest. */
+INLINE void block(const int height, const int registers, const bf16 *a, int64_t row_step, int64_t pair_step,
+                  const bf16 *b, int64_t pairs, float *c, int64_t c_step, int add) {
     __m512 sum[24];
 #pragma GCC unroll 24
     for (int row = 0; row < height; row++)
@@ -212,9 +223,9 @@ static inline __attribute__((always_inline)) void block(const int height, const 
         for (int r = 0; r < registers; r++) _mm512_storeu_ps(c + row * c_step + LANES * r, sum[row * registers + r]);
 }
 
-/* The weights [D, 3, 3, C] as `convolve` reads them: [places, panels of outputs, pairs of inputs, a panel's outputs, 2], the
-   inputs in the order of a split. With `turned` inputs and outputs change places and the kernel is turned by half, for the
-   gradient of the inputs. */
+/* The weights [D, 3, 3, C] as `winograd_convolve` reads them: [places, panels of outputs, pairs of inputs, a panel's
+   outputs, 2], the inputs in the order of a split. With `turned` inputs and outputs change places and the kernel is turned
+   by half, for the gradient of the inputs. */
 void winograd_weights(const float *weight, int64_t in_channels, int64_t out_channels, int turned, bf16 *u) {
     const int64_t inputs = turned ? out_channels : in_channels, outputs = turned ? in_channels : out_channels;
     const int64_t place = inputs * outputs;
@@ -225,7 +236,8 @@ void winograd_weights(const float *weight, int64_t in_channels, int64_t out_chan
             __m512 of_one[PLACES], of_two[PLACES];
             of_kernel(weight + one * 9 * in_channels + c, in_channels, turned, of_one);
             of_kernel(weight + two * 9 * in_channels + c, in_channels, turned, of_two);
-            const int64_t output = turned ? c : one, first = output / PANEL * PANEL, wide = at_most(PANEL, outputs - first);
+            const int64_t output = turned ? c : one, first = output / PANEL * PANEL;
+            const int64_t wide = at_most(PANEL, outputs - first);
             bf16 *to = u + first * inputs + (output - first) * 2;
             for (int p = 0; p < PLACES; p++) {
                 if (turned) {
@@ -251,7 +263,7 @@ int64_t winograd_scratch(const Convolution *shape) {
 }
 
 /* A' m A of 16 channels: the pixels of a tile, row by row. */
-static inline __attribute__((always_inline)) void of_products(const float *m, int64_t place, __m512 y[4]) {
+INLINE void of_products(const float *m, int64_t place, __m512 y[4]) {
     __m512 t[8];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
@@ -269,17 +281,16 @@ static inline __attribute__((always_inline)) void of_products(const float *m, in
 }
 
 /* 32 channels of a tile, with what is added to them. */
-static inline __attribute__((always_inline)) void results(const Convolution *shape, const float *m, int64_t place, Tile tile,
-                                                          int64_t channel, const float *bias, const bf16 *residual, int relu,
-                                                          bf16 *y) {
-    const int64_t first = ((tile.picture * shape->height + tile.row) * shape->width + tile.column) * shape->out_channels + channel;
+INLINE void results(const Convolution *shape, const float *m, int64_t place, Tile tile, int64_t channel, const float *bias,
+                    const bf16 *residual, int relu, bf16 *y) {
+    const int64_t pixel = (tile.picture * shape->height + tile.row) * shape->width + tile.column;
     __m512 low[4], high[4];
     of_products(m, place, low);
     of_products(m + LANES, place, high);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
         if (tile.row + i / 2 >= shape->height || tile.column + i % 2 >= shape->width) continue;
-        const int64_t at = first + (i / 2 * shape->width + i % 2) * shape->out_channels;
+        const int64_t at = (pixel + i / 2 * shape->width + i % 2) * shape->out_channels + channel;
         if (bias) {
             low[i] = _mm512_add_ps(low[i], _mm512_loadu_ps(bias + channel));
             high[i] = _mm512_add_ps(high[i], _mm512_loadu_ps(bias + channel + LANES));
@@ -298,32 +309,28 @@ static inline __attribute__((always_inline)) void results(const Convolution *sha
 
 /* y [N, H, W, D] = relu(conv(x [N, H, W, C], u) + bias + residual). bias (float32) and residual may be NULL, residual may
    be y. `scratch` is `winograd_scratch` bytes for each of `threads`. */
-void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual, int relu,
-                       bf16 *y, char *scratch, int threads) {
+void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual,
+                       int relu, bf16 *y, char *scratch, int threads) {
     const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels;
     const int64_t place = TILES * inputs + APART, place_of_m = TILES * PANEL + APART, of_each = winograd_scratch(shape);
     const int64_t blocks = (tiles + TILES - 1) / TILES, panels = (outputs + PANEL - 1) / PANEL;
-    const int64_t parts = blocks < 4 * threads ? at_most(panels, threads) : 1; /* a few pictures keep all threads busy */
+    /* Where there are few blocks, so that all threads are busy, several take the same one: each some of its panels. */
+    const int64_t parts = blocks < 4 * threads ? at_most(panels, threads) : 1;
 #pragma omp parallel num_threads(threads)
     {
-#ifdef _OPENMP
-        extern int omp_get_thread_num(void);
-        char *own = scratch + of_each * omp_get_thread_num();
-#else
-        char *own = scratch;
-#endif
-        float *m = (float *)own;
-        bf16 *v = (bf16 *)(m + PLACES * place_of_m), *zeros = v + PLACES * place;
+        float *m = (float *)(scratch + of_each * omp_get_thread_num()); /* [places, tiles, a panel's outputs] */
+        bf16 *v = (bf16 *)(m + PLACES * place_of_m); /* [places, tiles, inputs in the order of a split] */
+        bf16 *zeros = v + PLACES * place;
         memset(zeros, 0, inputs * sizeof(bf16));
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < blocks * parts; task++) {
             const int64_t begin = task / parts * TILES, part = task % parts;
-            Tile tiles_here[TILES];
-            tiles_here[0] = tile_number(shape, begin);
-            for (int t = 1; t < TILES; t++) tiles_here[t] = next_tile(shape, tiles_here[t - 1]);
+            Tile tile[TILES];
+            tile[0] = tile_number(shape, begin);
+            for (int t = 1; t < TILES; t++) tile[t] = next_tile(shape, tile[t - 1]);
             for (int64_t t = 0; t < TILES; t++) {
                 const bf16 *pixels[16];
-                find(shape, x, inputs, tiles_here[t], 4, 1, zeros, pixels);
+                find(shape, x, inputs, tile[t], 4, 1, zeros, pixels);
                 for (int64_t c = 0; c < inputs; c += GROUP)
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++) {
@@ -349,7 +356,7 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
                 }
                 for (int64_t t = 0; t < count; t++)
                     for (int64_t channel = 0; channel < wide; channel += GROUP)
-                        results(shape, m + t * wide + channel, place_of_m, tiles_here[t], first + channel, bias, residual, relu, y);
+                        results(shape, m + t * wide + channel, place_of_m, tile[t], first + channel, bias, residual, relu, y);
             }
         }
     }
@@ -358,20 +365,21 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
 /* How many tiles `winograd_of_weights` takes at a time: few enough for the cache, of many channels more, because their
    sums are read and written for each. */
 static int64_t tiles_at_once(const Convolution *shape) {
-    const int64_t channels = shape->in_channels + shape->out_channels, few = ((int64_t)1 << 22) / (PLACES * sizeof(bf16) * channels);
-    const int64_t least = channels / 4, found = few > least ? few : least;
-    return at_most((found + 1) / 2 * 2, (tiles_of(shape) + 1) / 2 * 2);
+    const int64_t channels = shape->in_channels + shape->out_channels, bytes_of_tile = PLACES * sizeof(bf16) * channels;
+    const int64_t wanted = at_least(CACHE / bytes_of_tile, channels / 4);
+    return at_most(wanted, tiles_of(shape) + 1) / 2 * 2;
 }
 
 /* Bytes that `winograd_of_weights` needs. */
 int64_t winograd_scratch_of_weights(const Convolution *shape) {
-    const int64_t channels = shape->in_channels + shape->out_channels, most = shape->in_channels > shape->out_channels ? shape->in_channels : shape->out_channels;
+    const int64_t channels = shape->in_channels + shape->out_channels;
+    const int64_t most = at_least(shape->in_channels, shape->out_channels);
     return PLACES * (tiles_at_once(shape) * channels + 2 * APART) * (int64_t)sizeof(bf16) +
            PLACES * shape->in_channels * shape->out_channels * (int64_t)sizeof(float) + most * (int64_t)sizeof(bf16);
 }
 
 /* G' m G of 16 channels. */
-static inline void of_sums(const float *m, int64_t place, __m512 w[9]) {
+INLINE void of_sums(const float *m, int64_t place, __m512 w[9]) {
     const __m512 half = _mm512_set1_ps(0.5f);
     __m512 t[12];
 #pragma GCC unroll 4
@@ -392,66 +400,68 @@ static inline void of_sums(const float *m, int64_t place, __m512 w[9]) {
     }
 }
 
+/* Transforms tile number 2 * pair of `tiles`, and the one after it, into [places, panels, pairs of tiles, a panel's
+   channels, 2]. */
+INLINE void transform_two(const int is_gradient, const Convolution *shape, const bf16 *x, int64_t channels, Tile tile,
+                          const bf16 *zeros, bf16 *to, int64_t pair, int64_t tiles, int64_t place) {
+    const bf16 *one[16], *two[16];
+    find(shape, x, channels, tile, is_gradient ? 2 : 4, is_gradient ? 0 : 1, zeros, one);
+    find(shape, x, channels, next_tile(shape, tile), is_gradient ? 2 : 4, is_gradient ? 0 : 1, zeros, two);
+    for (int64_t c = 0; c < channels; c += GROUP) {
+        const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, channels - first);
+        bf16 *own = to + first * tiles + (pair * wide + c - first) * 2;
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; i++) {
+            Split a[4], b[4];
+            if (is_gradient) {
+                row_of_gradient(one, c, i, a);
+                row_of_gradient(two, c, i, b);
+            } else {
+                row_of_picture(one, c, i, a);
+                row_of_picture(two, c, i, b);
+            }
+#pragma GCC unroll 4
+            for (int j = 0; j < 4; j++) store_pairs(own + (4 * i + j) * place, a[j], b[j]);
+        }
+    }
+}
+
 /* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, H, W, D]. */
 void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch) {
-    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels, step = tiles_at_once(shape);
+    const int64_t tiles = tiles_of(shape), step = tiles_at_once(shape);
+    const int64_t inputs = shape->in_channels, outputs = shape->out_channels;
     const int64_t place = step * inputs + APART, place_of_d = step * outputs + APART;
-    float *sums = (float *)scratch; /* [places, D, C] */
+    float *sums = (float *)scratch; /* [places, D, C], both in the order of a split */
+    const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
     bf16 *v = (bf16 *)(sums + PLACES * inputs * outputs), *d = v + PLACES * place, *zeros = d + PLACES * place_of_d;
-    memset(zeros, 0, (inputs > outputs ? inputs : outputs) * sizeof(bf16));
+    memset(zeros, 0, at_least(inputs, outputs) * sizeof(bf16));
 #pragma omp parallel
     {
         for (int64_t begin = 0; begin < tiles; begin += step) {
             const int64_t count = at_most(step, tiles - begin), pairs = (count + 1) / 2;
 #pragma omp for schedule(static)
             for (int64_t pair = 0; pair < pairs; pair++) {
-                const bf16 *one[16], *two[16];
-                const Tile tile = tile_number(shape, begin + 2 * pair), after = next_tile(shape, tile);
-                find(shape, x, inputs, tile, 4, 1, zeros, one);
-                find(shape, x, inputs, after, 4, 1, zeros, two);
-                for (int64_t c = 0; c < inputs; c += GROUP) {
-                    const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, inputs - first);
-                    bf16 *to = v + first * step + (pair * wide + c - first) * 2;
-#pragma GCC unroll 4
-                    for (int i = 0; i < 4; i++) {
-                        Split a[4], b[4];
-                        row_of_picture(one, c, i, a);
-                        row_of_picture(two, c, i, b);
-#pragma GCC unroll 4
-                        for (int j = 0; j < 4; j++) store_pairs(to + (4 * i + j) * place, a[j], b[j]);
-                    }
-                }
-                find(shape, gradient, outputs, tile, 2, 0, zeros, one);
-                find(shape, gradient, outputs, after, 2, 0, zeros, two);
-                for (int64_t c = 0; c < outputs; c += GROUP) {
-                    const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, outputs - first);
-                    bf16 *to = d + first * step + (pair * wide + c - first) * 2;
-#pragma GCC unroll 4
-                    for (int i = 0; i < 4; i++) {
-                        Split a[4], b[4];
-                        row_of_gradient(one, c, i, a);
-                        row_of_gradient(two, c, i, b);
-#pragma GCC unroll 4
-                        for (int j = 0; j < 4; j++) store_pairs(to + (4 * i + j) * place_of_d, a[j], b[j]);
-                    }
-                }
+                const Tile tile = tile_number(shape, begin + 2 * pair);
+                transform_two(0, shape, x, inputs, tile, zeros, v, pair, step, place);
+                transform_two(1, shape, gradient, outputs, tile, zeros, d, pair, step, place_of_d);
             }
             const int add = begin > 0;
 #pragma omp for collapse(2) schedule(dynamic)
             for (int p = 0; p < PLACES; p++)
                 for (int64_t up = 0; up < outputs; up += PANEL) {
-                    const int64_t high = at_most(PANEL, outputs - up);
+                    const int64_t tall = at_most(PANEL, outputs - up);
                     const bf16 *a = d + p * place_of_d + up * step;
                     for (int64_t first = 0; first < inputs; first += PANEL) {
                         const int64_t wide = at_most(PANEL, inputs - first);
                         const bf16 *b = v + p * place + first * step;
                         float *c = sums + (p * outputs + up) * inputs + first;
                         if (wide == PANEL)
-                            for (int64_t row = 0; row < high; row += 4)
-                                block(4, 4, a + row * 2, 2, high * 2, b, pairs, c + row * inputs, inputs, add);
+                            for (int64_t row = 0; row < tall; row += 4)
+                                block(4, 4, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
                         else
-                            for (int64_t row = 0; row < high; row += 8)
-                                block(8, 2, a + row * 2, 2, high * 2, b, pairs, c + row * inputs, inputs, add);
+                            for (int64_t row = 0; row < tall; row += 8)
+                                block(8, 2, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
                     }
                 }
         }
@@ -464,8 +474,8 @@ void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gr
                 of_sums(m + LANES, inputs * outputs, odd);
                 for (int i = 0; i < 9; i++) {
                     float *to = of_weight + (output * 9 + i) * inputs + c;
-                    _mm512_storeu_ps(to, _mm512_permutex2var_ps(even[i], _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0), odd[i]));
-                    _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(even[i], _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8), odd[i]));
+                    _mm512_storeu_ps(to, _mm512_permutex2var_ps(even[i], low, odd[i]));
+                    _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(even[i], high, odd[i]));
                 }
             }
     }

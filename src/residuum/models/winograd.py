@@ -3,8 +3,8 @@
 
 Transformed pictures and weights are rounded to bfloat16 once more, so that results are about twice as far from exact
 ones as those of a sum over the kernel in bfloat16 (`tests/models/test_winograd.py`), and a network's gradients, which
-have the rounding of all its values in them, up to a tenth farther (`docs/log.md`). Where there is no C compiler, or the
-processor has no bfloat16 instructions of AVX-512, torch computes everything.
+have the rounding of all its values in them, up to an eighth farther (`docs/log.md`). Where there is no C compiler, or
+the processor has no bfloat16 instructions of AVX-512, torch computes everything.
 
 Source: Lavin and Gray, arXiv:1509.09308, section 4.1 (F(2x2, 3x3)), and section 4.3 for the gradient of the weights.
 Shapes: N pictures, C and D channels before and after, H and W pixels.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.autograd import _profiler_enabled  # type: ignore[attr-defined]
 from torch.profiler import record_function
 
-from residuum import hardware, native
+from residuum import hardware
 
 _SOURCE = Path(__file__).with_name("winograd.c")
 _GROUP = 32
@@ -47,20 +48,23 @@ def knows(conv: nn.Conv2d) -> bool:
     )
 
 
-def takes(x: Tensor) -> bool:
-    """Whether the results for x [N, C, H, W], or the gradient of it, are computed here, and faster."""
-    return _fits(x, _WASTE)
+def takes(x: Tensor, channels: int) -> bool:
+    """Whether what such a convolution of `channels` makes of x, and x's gradient, are computed here, and faster."""
+    return _fits(x, channels, _WASTE)
 
 
-def takes_weights_gradient(x: Tensor) -> bool:
+def takes_weights_gradient(x: Tensor, channels: int) -> bool:
     """The same of the gradient of the weights."""
-    return _fits(x, _WASTE_OF_WEIGHTS)
+    return _fits(x, channels, _WASTE_OF_WEIGHTS)
 
 
-def _fits(x: Tensor, waste: float) -> bool:
+def _fits(x: Tensor, channels: int, waste: float) -> bool:
+    if x.ndim != 4:
+        return False
     high, wide = x.shape[2:]
     return (
         x.device.type == "cpu"
+        and x.shape[1] == channels
         and x.dtype == torch.bfloat16
         and x.is_contiguous(memory_format=torch.channels_last)
         and x.numel() > 0
@@ -68,14 +72,19 @@ def _fits(x: Tensor, waste: float) -> bool:
     )
 
 
-def packed(weight: Tensor, *, turned: bool = False) -> Tensor:
-    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, or, `turned`, as it reads those of the gradient
-    of the convolution's pictures."""
+def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Tensor:
+    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, [16, C, D], or, `turned`, as it reads those of
+    the gradient of the convolution's pictures, [16, D, C]; where they are not `kept`, in memory that this thread's next
+    ones take."""
     kernel = library()
     assert kernel is not None
+    assert weight.dtype == torch.float32
     weight = weight.contiguous(memory_format=torch.channels_last)
-    u = torch.empty(_PLACES, weight.shape[0] * weight.shape[1], dtype=torch.bfloat16)
-    kernel.winograd_weights(weight.data_ptr(), weight.shape[1], weight.shape[0], turned, u.data_ptr())
+    size = weight.shape[:2] if turned else (weight.shape[1], weight.shape[0])
+    count = _PLACES * weight.shape[0] * weight.shape[1]
+    u = (_new if kept else _reused.weights)(2 * count).view(torch.bfloat16).view(_PLACES, *size)
+    with seen("convolution"):
+        kernel.winograd_weights(weight.data_ptr(), weight.shape[1], weight.shape[0], turned, u.data_ptr())
     return u
 
 
@@ -86,13 +95,17 @@ def convolved(
     last but the bias, which is float32. The result takes the memory of `residual`, where there is one."""
     kernel = library()
     assert kernel is not None
-    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], u.shape[1] // x.shape[1])
+    assert u.shape[1] == x.shape[1]
+    shape = _Convolution(x.shape[0], *x.shape[2:], *u.shape[1:])
     size = (shape.pictures, shape.out_channels, shape.height, shape.width)
-    y = torch.empty(size, dtype=x.dtype, memory_format=torch.channels_last) if residual is None else residual
+    y = residual
+    if y is None:
+        y = torch.empty(size, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)
+    assert (y.shape, y.dtype) == (size, x.dtype)
     threads = torch.get_num_threads()
-    scratch = torch.empty(threads * kernel.winograd_scratch(shape), dtype=torch.uint8)
+    scratch = _reused.scratch(threads * kernel.winograd_scratch(shape))
     at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
-    with _seen("convolution"):
+    with seen("convolution"):
         kernel.winograd_convolve(
             shape, x.data_ptr(), u.data_ptr(), at_bias, at_residual, relu, y.data_ptr(), scratch.data_ptr(), threads
         )
@@ -101,8 +114,8 @@ def convolved(
 
 def gradient_of_pictures(gradient: Tensor, weight: Tensor) -> Tensor:
     """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, H, W]."""
-    with _seen("convolution's gradient of data"):
-        return convolved(gradient, packed(weight, turned=True))
+    with seen("convolution's gradient of data"):
+        return convolved(gradient, packed(weight, turned=True, kept=False))
 
 
 def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
@@ -110,9 +123,11 @@ def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
     kernel = library()
     assert kernel is not None
     shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], gradient.shape[1])
-    scratch = torch.empty(kernel.winograd_scratch_of_weights(shape), dtype=torch.uint8)
-    of_weight = torch.empty(gradient.shape[1], x.shape[1], 3, 3, memory_format=torch.channels_last)
-    with _seen("convolution's gradient of weights"):
+    assert (gradient.shape[0], *gradient.shape[2:]) == (x.shape[0], *x.shape[2:])
+    scratch = _reused.scratch(kernel.winograd_scratch_of_weights(shape))
+    size = (gradient.shape[1], x.shape[1], 3, 3)
+    of_weight = torch.empty(size, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
+    with seen("convolution's gradient of weights"):
         kernel.winograd_of_weights(shape, x.data_ptr(), gradient.data_ptr(), of_weight.data_ptr(), scratch.data_ptr())
     return of_weight
 
@@ -123,17 +138,42 @@ class _Convolution(ctypes.Structure):
     _fields_ = [(name, ctypes.c_int64) for name in ("pictures", "height", "width", "in_channels", "out_channels")]
 
 
-def _seen(name: str) -> AbstractContextManager[object]:
-    """Returns a context that a profiler sees by its name, where there is one."""
+class _Reused(threading.local):
+    """A thread's memory for what is not needed after a call, which would leave holes among what is kept for the
+    backward pass."""
+
+    def __init__(self) -> None:
+        self._weights = self._scratch = _new(0)
+
+    def weights(self, count: int) -> Tensor:
+        """Returns `count` bytes."""
+        if len(self._weights) < count:
+            self._weights = _new(count)
+        return self._weights[:count]
+
+    def scratch(self, count: int) -> Tensor:
+        """Returns `count` other bytes."""
+        if len(self._scratch) < count:
+            self._scratch = _new(count)
+        return self._scratch[:count]
+
+
+def _new(count: int) -> Tensor:
+    return torch.empty(count, dtype=torch.uint8, device="cpu")
+
+
+_reused = _Reused()
+
+
+def seen(name: str) -> AbstractContextManager[object]:
+    """Returns a context that a profiler, where there is one, sees by a name that `training/step_profile.py` knows."""
     return record_function(f"residuum: {name}") if _profiler_enabled() else nullcontext()
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """Returns the compiled kernel, or None where there is no compiler for it or no processor."""
-    if "avx512_bf16" not in hardware.instructions():
-        return None
-    loaded = native.library(_SOURCE)
+    loaded = hardware.bf16_kernels(_SOURCE)
     if loaded is None:
         return None
     pointer, whole, shape = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Convolution)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -221,12 +220,13 @@ def _refuse_lone_pixels(model: Network, wanted: recipe.Recipe) -> None:
 
     smallest = min(wanted.data.img_size, wanted.augment.start_px or wanted.data.img_size)
     if is_lone(smallest):
-        enough = next(px for px in count(smallest + 1) if not is_lone(px))
+        larger = range(smallest + 1, smallest + 2 * model.feature_strides[-1] + 1)
+        enough = next((px for px in larger if not is_lone(px)), None)
         raise RecipeError(
             f"Batches of one picture of {smallest} px end in a single pixel in {wanted.model.name}, and batch norm "
             "cannot learn from one.",
-            expected=f"Expected data.batch_size from 2, or pictures from {enough} px on.",
-            hint=f"For example: --batch-size 2, or --img-size {enough}",
+            expected="Expected data.batch_size from 2" + (f", or pictures from {enough} px on." if enough else "."),
+            hint="For example: --batch-size 2" + (f", or --img-size {enough}" if enough else ""),
         )
 
 
