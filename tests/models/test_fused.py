@@ -17,13 +17,6 @@ CPU = torch.device("cpu")
 here = pytest.mark.skipif(fused.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
 
 
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def drawn(*shape: int, seed: int, mean: float = 0.0) -> Tensor:
     values = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 2 + mean
     return values.bfloat16().contiguous(memory_format=torch.channels_last)
@@ -126,7 +119,8 @@ def distance(ones: list[Tensor], others: list[Tensor]) -> float:
     ],
 )
 def test_a_networks_gradients_are_about_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
-    """With convolutions of `winograd.py` a little farther."""
+    """With convolutions of `winograd.py` a little farther, which the running statistics of Wide ResNets show."""
+    limit = 1.25 if name == "wrn16_8_cifar" else 1.1
     torch.manual_seed(0)
     model = create_model(name, **options).to(memory_format=torch.channels_last).train()
     side = 16 * model.feature_strides[0]
@@ -138,7 +132,7 @@ def test_a_networks_gradients_are_about_as_near_to_float32s_as_torchs(name: str,
         found.append(gradients(forward, model, images, bf16))
         running.append([buffer.float().clone() for buffer in model.buffers()])
     for exact, torchs, ours in (found, running):
-        assert 0 < distance(exact, ours) <= 1.25 * distance(exact, torchs)
+        assert 0 < distance(exact, ours) <= limit * distance(exact, torchs)
 
 
 CONVS = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -24,13 +24,6 @@ SHAPES = [  # pictures, channels before and after, height and width
     (2, 128, 64, 14, 14),
     (70, 64, 96, 8, 8),
 ]
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
 
 
 def channels_last(values: Tensor) -> Tensor:

@@ -62,20 +62,17 @@ def _convolutions(
     model: nn.Module, shape: tuple[int, int, int, int], without: Callable[[nn.Conv2d], bool] | None = None
 ) -> list[_Convolution]:
     """Returns the network's convolutions, some left out, in the order of running, by a run on torch's "meta" device."""
-    found: list[_Convolution] = []
-    left_out: list[bool] = []
+    found: list[tuple[nn.Conv2d, _Convolution]] = []
     learning = {layer for layer in model.modules() if isinstance(layer, nn.Conv2d) and layer.weight.requires_grad}
 
     def watch(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         assert isinstance(layer, nn.Conv2d)
         assert not isinstance(layer.padding, str)
-        found.append(
-            _Convolution(
-                tuple(inputs[0].shape), tuple(layer.weight.shape), tuple(output.shape), layer.stride, layer.padding,
-                layer.dilation, layer.groups, layer in learning, not found,
-            )
+        convolution = _Convolution(
+            tuple(inputs[0].shape), tuple(layer.weight.shape), tuple(output.shape), layer.stride, layer.padding,
+            layer.dilation, layer.groups, layer in learning, not found,
         )  # fmt: skip
-        left_out.append(without is not None and without(layer))
+        found.append((layer, convolution))
 
     every = (*model.named_parameters(), *model.named_buffers())
     weights = {name: torch.empty_like(value, device="meta") for name, value in every}
@@ -84,7 +81,7 @@ def _convolutions(
             if isinstance(layer, nn.Conv2d):
                 stack.callback(layer.register_forward_hook(watch).remove)
         functional_call(model, weights, torch.empty(shape, device="meta"))
-    return [convolution for convolution, is_left_out in zip(found, left_out, strict=True) if not is_left_out]
+    return [convolution for layer, convolution in found if without is None or not without(layer)]
 
 
 def _seconds(

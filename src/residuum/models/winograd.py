@@ -82,7 +82,7 @@ def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Tensor
     weight = weight.contiguous(memory_format=torch.channels_last)
     size = weight.shape[:2] if turned else (weight.shape[1], weight.shape[0])
     count = _PLACES * weight.shape[0] * weight.shape[1]
-    u = (_new if kept else _reused.weights)(2 * count).view(torch.bfloat16).view(_PLACES, *size)
+    u = (_new if kept else _weights.take)(2 * count).view(torch.bfloat16).view(_PLACES, *size)
     with seen("convolution"):
         kernel.winograd_weights(weight.data_ptr(), weight.shape[1], weight.shape[0], turned, u.data_ptr())
     return u
@@ -103,7 +103,7 @@ def convolved(
         y = torch.empty(size, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)
     assert (y.shape, y.dtype) == (size, x.dtype)
     threads = torch.get_num_threads()
-    scratch = _reused.scratch(threads * kernel.winograd_scratch(shape))
+    scratch = _scratch.take(threads * kernel.winograd_scratch(shape))
     at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
     with seen("convolution"):
         kernel.winograd_convolve(
@@ -124,7 +124,7 @@ def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
     assert kernel is not None
     shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], gradient.shape[1])
     assert (gradient.shape[0], *gradient.shape[2:]) == (x.shape[0], *x.shape[2:])
-    scratch = _reused.scratch(kernel.winograd_scratch_of_weights(shape))
+    scratch = _scratch.take(kernel.winograd_scratch_of_weights(shape))
     size = (gradient.shape[1], x.shape[1], 3, 3)
     of_weight = torch.empty(size, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
     with seen("convolution's gradient of weights"):
@@ -143,26 +143,20 @@ class _Reused(threading.local):
     backward pass."""
 
     def __init__(self) -> None:
-        self._weights = self._scratch = _new(0)
+        self._memory = _new(0)
 
-    def weights(self, count: int) -> Tensor:
-        """Returns `count` bytes."""
-        if len(self._weights) < count:
-            self._weights = _new(count)
-        return self._weights[:count]
-
-    def scratch(self, count: int) -> Tensor:
-        """Returns `count` other bytes."""
-        if len(self._scratch) < count:
-            self._scratch = _new(count)
-        return self._scratch[:count]
+    def take(self, count: int) -> Tensor:
+        """Returns `count` bytes, which the next call returns again."""
+        if len(self._memory) < count:
+            self._memory = _new(count)
+        return self._memory[:count]
 
 
 def _new(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.uint8, device="cpu")
 
 
-_reused = _Reused()
+_weights, _scratch = _Reused(), _Reused()
 
 
 def seen(name: str) -> AbstractContextManager[object]:
