@@ -96,13 +96,14 @@ def test_bias_addition_and_relu_are_added_before_it_is_rounded() -> None:
 
 
 @here
-@pytest.mark.parametrize("shape", [(9, 64, 32, 9, 9), (2, 160, 224, 8, 8)], ids=["many tiles", "few tiles"])
+@pytest.mark.parametrize("shape", [(70, 64, 32, 9, 9), (2, 160, 224, 8, 8)], ids=["many tiles", "few tiles"])
 def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], threads: Callable[[int], None]) -> None:
-    """Of few tiles, several threads take the same ones: each some of the channels."""
+    """Of few tiles, several threads take the same ones: each some of the channels. Of the gradient of the weights each
+    takes some of the places, of which there are four rows, and where there are more threads, some of the channels."""
     n, c, d, h, w = shape
     x, gradient, weight = drawn(n, c, h, w, seed=0), drawn(n, d, h, w, seed=1), torch.randn(d, c, 3, 3)
     found = []
-    for count in (1, 2, 3):
+    for count in (1, 2, 3, 8, 13):
         threads(count)
         y = winograd.convolved(x, winograd.packed(weight))
         found.append((y, winograd.gradient_of_pictures(gradient, weight), winograd.gradient_of_weights(x, gradient)))

@@ -35,7 +35,7 @@ enum {
     PANEL = 64,      /* channels that a matrix product computes at a time, as far as there are so many: 4 registers */
     TILES = 24,      /* that are convolved together: a multiple of all heights of `block` there */
     APART = 32,      /* values between places, so that they do not meet in one set of the cache */
-    CACHE = 1 << 22, /* bytes of transformed pictures and gradients that are multiplied together */
+    CACHE = 1 << 19, /* bytes of transformed pictures and gradients that a thread multiplies at a time */
 };
 
 typedef struct {
@@ -362,20 +362,37 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
     }
 }
 
-/* How many tiles `winograd_of_weights` takes at a time: few enough for the cache, of many channels more, because their
-   sums are read and written for each. */
-static int64_t tiles_at_once(const Convolution *shape) {
-    const int64_t channels = shape->in_channels + shape->out_channels, bytes_of_tile = PLACES * sizeof(bf16) * channels;
+/* How `winograd_of_weights` divides its work. The four rows of places are shared among threads, and where there are more
+   of these, the outputs too; each thread transforms all tiles for its own places, so that it reads nothing that another
+   has just written, which is slow where cores do not share a cache. Neither rows nor parts nor `tiles` change a result. */
+typedef struct {
+    int64_t rows, parts; /* rows of places for a task; parts of the outputs */
+    int64_t wide;        /* outputs of a part, at most */
+    int64_t tiles;       /* at a time: few enough for the cache, of many channels more, because their sums are read and
+                            written for each */
+    int64_t place, place_of_d, of_each; /* values of a place; bytes of a thread */
+} Division;
+
+static Division division(const Convolution *shape, int64_t threads) {
+    const int64_t panels = (shape->out_channels + PANEL - 1) / PANEL;
+    Division to;
+    to.rows = threads >= 3 ? 1 : 4 / threads;
+    to.parts = at_most(panels, at_least(threads / 4, 1));
+    to.wide = at_most((panels + to.parts - 1) / to.parts * PANEL, shape->out_channels);
+    const int64_t channels = shape->in_channels + to.wide, bytes_of_tile = 4 * to.rows * (int64_t)sizeof(bf16) * channels;
     const int64_t wanted = at_least(CACHE / bytes_of_tile, channels / 4);
-    return at_most(wanted, tiles_of(shape) + 1) / 2 * 2;
+    to.tiles = at_most(wanted, tiles_of(shape) + 1) / 2 * 2;
+    to.place = to.tiles * shape->in_channels + APART;
+    to.place_of_d = to.tiles * to.wide + APART;
+    to.of_each = 4 * to.rows * (to.place + to.place_of_d) * (int64_t)sizeof(bf16);
+    return to;
 }
 
 /* Bytes that `winograd_of_weights` needs. */
-int64_t winograd_scratch_of_weights(const Convolution *shape) {
-    const int64_t channels = shape->in_channels + shape->out_channels;
+int64_t winograd_scratch_of_weights(const Convolution *shape, int threads) {
     const int64_t most = at_least(shape->in_channels, shape->out_channels);
-    return PLACES * (tiles_at_once(shape) * channels + 2 * APART) * (int64_t)sizeof(bf16) +
-           PLACES * shape->in_channels * shape->out_channels * (int64_t)sizeof(float) + most * (int64_t)sizeof(bf16);
+    return PLACES * shape->in_channels * shape->out_channels * (int64_t)sizeof(float) + most * (int64_t)sizeof(bf16) +
+           threads * division(shape, threads).of_each;
 }
 
 /* G' m G of 16 channels. */
@@ -400,18 +417,16 @@ INLINE void of_sums(const float *m, int64_t place, __m512 w[9]) {
     }
 }
 
-/* Transforms tile number 2 * pair of `tiles`, and the one after it, into [places, panels, pairs of tiles, a panel's
+/* Transforms two tiles, pair number `pair` of `tiles`, into [places of some rows, panels, pairs of tiles, a panel's
    channels, 2]. */
-INLINE void transform_two(const int is_gradient, const Convolution *shape, const bf16 *x, int64_t channels, Tile tile,
-                          const bf16 *zeros, bf16 *to, int64_t pair, int64_t tiles, int64_t place) {
-    const bf16 *one[16], *two[16];
-    find(shape, x, channels, tile, is_gradient ? 2 : 4, is_gradient ? 0 : 1, zeros, one);
-    find(shape, x, channels, next_tile(shape, tile), is_gradient ? 2 : 4, is_gradient ? 0 : 1, zeros, two);
+INLINE void transform_two(const int is_gradient, const bf16 *const *one, const bf16 *const *two, int64_t channels,
+                          int64_t first_row, int64_t rows, bf16 *to, int64_t pair, int64_t tiles, int64_t place) {
     for (int64_t c = 0; c < channels; c += GROUP) {
         const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, channels - first);
-        bf16 *own = to + first * tiles + (pair * wide + c - first) * 2;
+        bf16 *own = to + first * tiles + (pair * wide + c - first) * 2 - 4 * first_row * place;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
+            if (i < first_row || i >= first_row + rows) continue;
             Split a[4], b[4];
             if (is_gradient) {
                 row_of_gradient(one, c, i, a);
@@ -426,44 +441,63 @@ INLINE void transform_two(const int is_gradient, const Convolution *shape, const
     }
 }
 
-/* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, H, W, D]. */
-void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch) {
-    const int64_t tiles = tiles_of(shape), step = tiles_at_once(shape);
-    const int64_t inputs = shape->in_channels, outputs = shape->out_channels;
-    const int64_t place = step * inputs + APART, place_of_d = step * outputs + APART;
+/* sums [outputs, inputs] (+)= of the tiles: d [panels, pairs, a panel's outputs, 2] and v [the same of inputs]. */
+static void add_products(const bf16 *d, int64_t outputs, const bf16 *v, int64_t inputs, int64_t tiles, int64_t pairs,
+                         float *sums, int add) {
+    for (int64_t up = 0; up < outputs; up += PANEL) {
+        const int64_t tall = at_most(PANEL, outputs - up);
+        const bf16 *a = d + up * tiles;
+        for (int64_t first = 0; first < inputs; first += PANEL) {
+            const int64_t wide = at_most(PANEL, inputs - first);
+            const bf16 *b = v + first * tiles;
+            float *c = sums + up * inputs + first;
+            if (wide == PANEL)
+                for (int64_t row = 0; row < tall; row += 4)
+                    block(4, 4, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
+            else
+                for (int64_t row = 0; row < tall; row += 8)
+                    block(8, 2, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
+        }
+    }
+}
+
+/* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, H, W, D]. `scratch`
+   is `winograd_scratch_of_weights` bytes. */
+void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch,
+                         int threads) {
+    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels;
+    const Division by = division(shape, threads);
     float *sums = (float *)scratch; /* [places, D, C], both in the order of a split */
+    bf16 *zeros = (bf16 *)(sums + PLACES * inputs * outputs);
+    char *others = (char *)(zeros + at_least(inputs, outputs));
     const __m512i low = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
     const __m512i high = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
-    bf16 *v = (bf16 *)(sums + PLACES * inputs * outputs), *d = v + PLACES * place, *zeros = d + PLACES * place_of_d;
     memset(zeros, 0, at_least(inputs, outputs) * sizeof(bf16));
-#pragma omp parallel
+#pragma omp parallel num_threads(threads)
     {
-        for (int64_t begin = 0; begin < tiles; begin += step) {
-            const int64_t count = at_most(step, tiles - begin), pairs = (count + 1) / 2;
-#pragma omp for schedule(static)
-            for (int64_t pair = 0; pair < pairs; pair++) {
-                const Tile tile = tile_number(shape, begin + 2 * pair);
-                transform_two(0, shape, x, inputs, tile, zeros, v, pair, step, place);
-                transform_two(1, shape, gradient, outputs, tile, zeros, d, pair, step, place_of_d);
-            }
-            const int add = begin > 0;
-#pragma omp for collapse(2) schedule(dynamic)
-            for (int p = 0; p < PLACES; p++)
-                for (int64_t up = 0; up < outputs; up += PANEL) {
-                    const int64_t tall = at_most(PANEL, outputs - up);
-                    const bf16 *a = d + p * place_of_d + up * step;
-                    for (int64_t first = 0; first < inputs; first += PANEL) {
-                        const int64_t wide = at_most(PANEL, inputs - first);
-                        const bf16 *b = v + p * place + first * step;
-                        float *c = sums + (p * outputs + up) * inputs + first;
-                        if (wide == PANEL)
-                            for (int64_t row = 0; row < tall; row += 4)
-                                block(4, 4, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
-                        else
-                            for (int64_t row = 0; row < tall; row += 8)
-                                block(8, 2, a + row * 2, 2, tall * 2, b, pairs, c + row * inputs, inputs, add);
-                    }
+        bf16 *v = (bf16 *)(others + by.of_each * omp_get_thread_num()), *d = v + 4 * by.rows * by.place;
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < 4 / by.rows * by.parts; task++) {
+            const int64_t row = task / by.parts * by.rows, from = task % by.parts * by.wide;
+            const int64_t own = at_most(by.wide, outputs - from); /* outputs; none where parts are too many */
+            Tile tile = tile_number(shape, 0);
+            for (int64_t begin = 0; begin < tiles && own > 0; begin += by.tiles) {
+                const int64_t pairs = (at_most(by.tiles, tiles - begin) + 1) / 2;
+                for (int64_t pair = 0; pair < pairs; pair++) {
+                    const Tile second = next_tile(shape, tile);
+                    const bf16 *one[16], *two[16];
+                    find(shape, x, inputs, tile, 4, 1, zeros, one);
+                    find(shape, x, inputs, second, 4, 1, zeros, two);
+                    transform_two(0, one, two, inputs, row, by.rows, v, pair, by.tiles, by.place);
+                    find(shape, gradient + from, outputs, tile, 2, 0, zeros, one);
+                    find(shape, gradient + from, outputs, second, 2, 0, zeros, two);
+                    transform_two(1, one, two, own, row, by.rows, d, pair, by.tiles, by.place_of_d);
+                    tile = next_tile(shape, second);
                 }
+                for (int64_t p = 0; p < 4 * by.rows; p++)
+                    add_products(d + p * by.place_of_d, own, v + p * by.place, inputs, by.tiles, pairs,
+                                 sums + ((4 * row + p) * outputs + from) * inputs, begin > 0);
+            }
         }
 #pragma omp for schedule(static)
         for (int64_t output = 0; output < outputs; output++)

@@ -124,11 +124,14 @@ def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
     assert kernel is not None
     shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], gradient.shape[1])
     assert (gradient.shape[0], *gradient.shape[2:]) == (x.shape[0], *x.shape[2:])
-    scratch = _scratch.take(kernel.winograd_scratch_of_weights(shape))
+    threads = torch.get_num_threads()
+    scratch = _scratch.take(kernel.winograd_scratch_of_weights(shape, threads))
     size = (gradient.shape[1], x.shape[1], 3, 3)
     of_weight = torch.empty(size, dtype=torch.float32, device="cpu", memory_format=torch.channels_last)
     with seen("convolution's gradient of weights"):
-        kernel.winograd_of_weights(shape, x.data_ptr(), gradient.data_ptr(), of_weight.data_ptr(), scratch.data_ptr())
+        kernel.winograd_of_weights(
+            shape, x.data_ptr(), gradient.data_ptr(), of_weight.data_ptr(), scratch.data_ptr(), threads
+        )
     return of_weight
 
 
@@ -172,9 +175,10 @@ def library() -> ctypes.CDLL | None:
         return None
     pointer, whole, shape = ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(_Convolution)
     loaded.winograd_weights.argtypes = [pointer, whole, whole, ctypes.c_int, pointer]
-    loaded.winograd_scratch.argtypes = loaded.winograd_scratch_of_weights.argtypes = [shape]
+    loaded.winograd_scratch.argtypes = [shape]
+    loaded.winograd_scratch_of_weights.argtypes = [shape, ctypes.c_int]
     loaded.winograd_scratch.restype = loaded.winograd_scratch_of_weights.restype = whole
     loaded.winograd_convolve.argtypes = [shape, *[pointer] * 4, ctypes.c_int, *[pointer] * 2, ctypes.c_int]
-    loaded.winograd_of_weights.argtypes = [shape, *[pointer] * 4]
+    loaded.winograd_of_weights.argtypes = [shape, *[pointer] * 4, ctypes.c_int]
     loaded.winograd_weights.restype = loaded.winograd_convolve.restype = loaded.winograd_of_weights.restype = None
     return loaded
