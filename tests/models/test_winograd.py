@@ -58,6 +58,69 @@ def test_whole_numbers_are_convolved_exactly(shape: tuple[int, ...]) -> None:
 
 
 @here
+@pytest.mark.parametrize("more", [(-1, 0), (-1, -1), (-2, 1), (1, 1)], ids=str)
+def test_fewer_results_than_pixels_or_one_more_are_exact_too(more: tuple[int, int]) -> None:
+    """Those of a picture that lies in zeros."""
+    x, weight = whole(3, 64, 7, 5, most=3, seed=0), 4 * whole(96, 64, 3, 3, most=3, seed=1).float()
+    size = (7 + more[0], 5 + more[1])
+    gradient = whole(3, 96, *size, most=3, seed=2)
+    wide, exact = x.double().requires_grad_(), weight.double().requires_grad_()
+    y = conv2d(nn.functional.pad(wide, (1, 2, 1, 2)), exact)[:, :, : size[0], : size[1]]
+    y.backward(gradient.double())
+    assert wide.grad is not None
+    assert exact.grad is not None
+    assert torch.equal(winograd.convolved(x, winograd.packed(weight), size=size), y.bfloat16())
+    assert torch.equal(winograd.gradient_of_weights(x, gradient), exact.grad.float())
+    if max(more) < 1:
+        assert torch.equal(winograd.gradient_of_pictures(gradient, weight, (7, 5)), wide.grad.bfloat16())
+
+
+@here
+@pytest.mark.parametrize("side", [2, 5, 7])
+def test_what_halving_leaves_out_is_not_computed(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+    own = winograd.convolved
+    monkeypatch.setattr(winograd, "convolved", lambda *a, **k: sizes.append(own(*a, **k).shape[2:]) or own(*a, **k))
+    conv, x = layers.conv(32, 64, 3).to(memory_format=torch.channels_last), drawn(20, 32, side, side, seed=0)
+    gradient = drawn(20, 64, side // 2, side // 2, seed=1)
+    found = []
+    for pool in (layers.Halving(), nn.MaxPool2d(2)):  # the second is the same, but it does not say what it reads
+        conv.weight.grad, own_x = None, x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = fused._in_a_row([conv, pool], own_x)
+        y.backward(gradient)
+        with torch.inference_mode():
+            answer = inference._chain(inference._in_a_row([conv, pool], torch.bfloat16))(x)
+        found.append((y, own_x.grad, answer, conv.weight.grad))
+    assert sizes[::3] == [(side // 2 * 2,) * 2, (side, side)]
+    assert sizes[2::3] == sizes[::3]
+    assert all(map(torch.equal, found[0][:3], found[1][:3]))
+    weights, whole_map = found[0][3], found[1][3]
+    assert weights is not None
+    torch.testing.assert_close(weights, whole_map, rtol=1e-5, atol=1e-4)
+
+
+@here
+@pytest.mark.parametrize("side", [1, 3])
+def test_halving_small_maps_learns_as_torchs_does(side: int) -> None:
+    """What is left of 3x3 is one tile; the gradient of its pictures is torch's."""
+    layer = nn.Sequential(layers.conv(32, 64, 3), layers.Halving()).to(memory_format=torch.channels_last)
+    x, gradient = whole(20, 32, side, side, most=1, seed=0), whole(20, 64, 1, 1, most=3, seed=1)
+    with torch.no_grad():
+        layer[0].weight.copy_(4 * whole(64, 32, 3, 3, most=1, seed=2))
+    exact = copy.deepcopy(layer).double()
+    wide = x.double().requires_grad_()
+    exact(wide).backward(gradient.double())
+    x.requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        fused._in_a_row(layer, x).backward(gradient)
+    assert x.grad is not None
+    assert wide.grad is not None
+    assert torch.equal(x.grad, wide.grad.bfloat16())
+    assert torch.equal(layer[0].weight.grad, exact[0].weight.grad.float())
+
+
+@here
 @pytest.mark.parametrize("shape", SHAPES[2:], ids=str)
 def test_others_are_about_twice_as_far_from_float64_as_torchs(shape: tuple[int, ...]) -> None:
     n, c, d, h, w = shape
@@ -153,7 +216,7 @@ def test_a_step_and_an_answer_compute_by_it_what_they_can(monkeypatch: pytest.Mo
 def test_it_follows_norms_that_are_kept_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     own = winograd.convolved
-    monkeypatch.setattr(winograd, "convolved", lambda *given: calls.append(1) or own(*given))
+    monkeypatch.setattr(winograd, "convolved", lambda *a, **k: calls.append(1) or own(*a, **k))
     norm, conv = nn.BatchNorm2d(32).eval(), layers.conv(32, 32, 3)
     with torch.autocast("cpu", torch.bfloat16):
         fused._norm_relu(norm, drawn(2, 32, 4, 4, seed=0), None, conv)

@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from residuum import hardware
 from residuum.models import winograd
-from residuum.models.layers import Block, Conv2d, Network, PreActivationBlock, Stage
+from residuum.models.layers import Block, Conv2d, Halving, Network, PreActivationBlock, Stage
 from residuum.models.pool import max_pool
 
 _SOURCE = Path(__file__).with_name("fused.c")
@@ -93,23 +94,23 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
             x = _norm_relu(layer, x, None, conv)
             at += 2 if conv is None else 3
         else:
-            x = _alone(layer, x)
+            x = _alone(layer, x, then)
             at += 1
     return x
 
 
-def _alone(layer: nn.Module, x: Tensor) -> Tensor:
-    """Returns layer(x), of layers that have a kernel by it."""
+def _alone(layer: nn.Module, x: Tensor, then: nn.Module | None = None) -> Tensor:
+    """Returns layer(x), of layers that have a kernel by it; of a convolution, where it can, no more than the layer after
+    it reads."""
     if isinstance(layer, nn.MaxPool2d) and not _hooked(layer):
         return max_pool(layer, x)
-    if (
-        _takes_over(layer)
-        and layer.training
-        and winograd.knows(layer)
-        and winograd.takes_weights_gradient(x, layer.in_channels)
-    ):
-        convolved: Tensor = _Conv.apply(x, layer.weight, layer)
-        return convolved
+    if _takes_over(layer) and layer.training and winograd.knows(layer):
+        size = Halving.read_of(x) if type(then) is Halving and x.ndim == 4 and not _hooked(then) else None
+        if not winograd.takes(x, layer.in_channels, size):
+            size = None
+        if winograd.takes_weights_gradient(x, layer.in_channels, size):
+            convolved: Tensor = _Conv.apply(x, layer.weight, layer, size)
+            return convolved
     y: Tensor = layer(x)
     return y
 
@@ -229,43 +230,47 @@ class _NormReLUConv(torch.autograd.Function):
 
 
 class _Conv(torch.autograd.Function):
-    """A convolution of `winograd.py`, in training."""
+    """A convolution of `winograd.py`, in training: of its results all, or the first rows and columns (`size`)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Conv2d) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, conv: Conv2d, size: tuple[int, int] | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.conv = conv
-        return _convolved(conv, x, weight)
+        return _convolved(conv, x, weight, size)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        return *_convolution_gradients(ctx.conv, gradient, x, weight, *ctx.needs_input_grad[:2]), None
+        return *_convolution_gradients(ctx.conv, gradient, x, weight, *ctx.needs_input_grad[:2]), None, None
 
 
-def _convolved(conv: Conv2d, x: Tensor, weight: Tensor) -> Tensor:
-    """Returns conv(x) in bfloat16."""
-    if winograd.knows(conv) and winograd.takes(x, conv.in_channels):
-        return winograd.convolved(x, winograd.packed(weight, kept=False))
+def _convolved(conv: Conv2d, x: Tensor, weight: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Returns conv(x) in bfloat16; of `size`, which is for those of `winograd.py`, its first rows and columns."""
+    if winograd.knows(conv) and winograd.takes(x, conv.in_channels, size):
+        return winograd.convolved(x, winograd.packed(weight, kept=False), size=size)
+    assert size is None
     return torch.conv2d(x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, conv.groups)
 
 
 def _convolution_gradients(
     conv: Conv2d, gradient: Tensor, x: Tensor, weight: Tensor, of_x: bool, of_weight: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Returns those of x and, in float32, of the weight, as far as they are asked for, from that of conv(x)."""
+    """Returns those of x and, in float32, of the weight, as far as they are asked for, from that of conv(x), or of its
+    first rows and columns."""
     to_x: Tensor | None = None
     to_weight: Tensor | None = None
     if winograd.knows(conv):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         if of_x and winograd.takes(x, conv.in_channels):
-            to_x = winograd.gradient_of_pictures(gradient, weight)
-        if of_weight and winograd.takes_weights_gradient(x, conv.in_channels):
+            to_x = winograd.gradient_of_pictures(gradient, weight, (x.shape[2], x.shape[3]))
+        if of_weight and winograd.takes_weights_gradient(x, conv.in_channels, (gradient.shape[2], gradient.shape[3])):
             to_weight = winograd.gradient_of_weights(x, gradient)
     left = of_x and to_x is None, of_weight and to_weight is None
     if any(left):
         which = f"convolution's gradient of {'data' if left[0] else 'weights'}"
+        if missing := winograd.knows(conv) and [x.shape[side] - gradient.shape[side] for side in (3, 2)]:
+            gradient = F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
         with nullcontext() if all(left) else winograd.seen(which):
             torchs_x, torchs_weight, _ = torch.ops.aten.convolution_backward(
                 gradient, x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, False, (0, 0),

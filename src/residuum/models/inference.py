@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.models import winograd
-from residuum.models.layers import Block, DropPath, Network, PreActivationBlock
+from residuum.models.layers import Block, DropPath, Halving, Network, PreActivationBlock
 from residuum.models.pool import max_pool
 
 Step = Callable[[Tensor], Tensor]
@@ -68,9 +68,14 @@ class Answering(nn.Module):
 
 
 class Convolution:
-    """A convolution with what follows it: y = act(conv(x) + bias), and y = act(conv(x) + bias + short)."""
+    """A convolution with what follows it: y = act(conv(x) + bias), and y = act(conv(x) + bias + short).
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool, dtype: torch.dtype) -> None:
+    Where the results are `halved` next, they may be no more than that reads.
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool, dtype: torch.dtype, *, halved: bool = False
+    ) -> None:
         weight, bias = folded(conv, norm)
         self.weight = weight.to(dtype, memory_format=torch.channels_last)
         self.bias = bias.to(dtype)
@@ -83,10 +88,12 @@ class Convolution:
         self._channels = conv.in_channels
         quick = dtype == torch.bfloat16 and weight.device.type == "cpu" and winograd.knows(conv)
         self._quick = (winograd.packed(weight.float()), bias.to(torch.float32, copy=True)) if quick else None
+        self._halved = halved
 
     def __call__(self, x: Tensor) -> Tensor:
-        if self._quick and winograd.takes(x, self._channels):
-            return winograd.convolved(x, *self._quick, relu=self.act == "relu")
+        size = Halving.read_of(x) if self._halved else None
+        if self._quick and winograd.takes(x, self._channels, size):
+            return winograd.convolved(x, *self._quick, relu=self.act == "relu", size=size)
         if not self._fuses:
             y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
             return F.relu_(y) if self.act == "relu" else y
@@ -197,7 +204,8 @@ def _in_a_row(layers: Iterable[nn.Module], dtype: torch.dtype) -> list[Step]:
         if relu:
             waiting.pop(0)
         assert norm is None or isinstance(norm, nn.BatchNorm2d)
-        steps.append(Convolution(layer, norm, relu, dtype))
+        halved = bool(waiting and type(waiting[0]) is Halving and not _hooked(waiting[0]))
+        steps.append(Convolution(layer, norm, relu, dtype, halved=halved))
     return steps
 
 

@@ -287,6 +287,12 @@ class Halving(nn.MaxPool2d):
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(x, (min(2, x.shape[2]), min(2, x.shape[3])))
 
+    @staticmethod
+    def read_of(x: Tensor) -> tuple[int, int]:
+        """Returns how many rows and columns of maps like x [N, C, H, W] it reads."""
+        high, wide = (max(1, side // 2 * 2) for side in x.shape[2:])
+        return high, wide
+
 
 def activation(channels: int) -> nn.Sequential:
     """Returns a batch norm and a relu."""

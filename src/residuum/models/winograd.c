@@ -39,7 +39,7 @@ enum {
 };
 
 typedef struct {
-    int64_t pictures, height, width, in_channels, out_channels;
+    int64_t pictures, height, width, in_channels, high, wide, out_channels; /* high and wide are the results' */
 } Convolution;
 
 /* 32 channels: those of even number, and those of odd. */
@@ -92,7 +92,7 @@ INLINE int64_t at_least(int64_t number, int64_t limit) { return number > limit ?
 INLINE int64_t tiles_across(int64_t side) { return (side + 1) / 2; }
 
 static int64_t tiles_of(const Convolution *shape) {
-    return shape->pictures * tiles_across(shape->height) * tiles_across(shape->width);
+    return shape->pictures * tiles_across(shape->high) * tiles_across(shape->wide);
 }
 
 /* Where a tile of results lies. */
@@ -101,16 +101,16 @@ typedef struct {
 } Tile;
 
 INLINE Tile tile_number(const Convolution *shape, int64_t number) {
-    const int64_t across = tiles_across(shape->width), down = tiles_across(shape->height);
+    const int64_t across = tiles_across(shape->wide), down = tiles_across(shape->high);
     return (Tile){number / (across * down), number / across % down * 2, number % across * 2};
 }
 
 INLINE Tile next_tile(const Convolution *shape, Tile tile) {
     tile.column += 2;
-    if (tile.column >= shape->width) {
+    if (tile.column >= shape->wide) {
         tile.column = 0;
         tile.row += 2;
-        if (tile.row >= shape->height) {
+        if (tile.row >= shape->high) {
             tile.row = 0;
             tile.picture++;
         }
@@ -118,11 +118,14 @@ INLINE Tile next_tile(const Convolution *shape, Tile tile) {
     return tile;
 }
 
-/* Finds size x size pixels of a tile in x [N, H, W, channels], `margin` of them above and left of its results; those
-   outside the picture, and those of a tile after the last, are `zeros`. */
-INLINE void find(const Convolution *shape, const bf16 *x, int64_t channels, Tile tile, const int size, const int margin,
-                 const bf16 *zeros, const bf16 **found) {
-    const int64_t height = shape->height, width = shape->width, top = tile.row - margin, left = tile.column - margin;
+/* Finds the 4x4 pixels that a tile of results is made of in x [N, H, W, C], or its own 2x2 in the gradient of results;
+   those outside the picture, and those of a tile after the last, are `zeros`. */
+INLINE void find(const Convolution *shape, const int is_gradient, const bf16 *x, Tile tile, const bf16 *zeros,
+                 const bf16 **found) {
+    const int size = is_gradient ? 2 : 4, margin = is_gradient ? 0 : 1;
+    const int64_t height = is_gradient ? shape->high : shape->height, width = is_gradient ? shape->wide : shape->width;
+    const int64_t channels = is_gradient ? shape->out_channels : shape->in_channels;
+    const int64_t top = tile.row - margin, left = tile.column - margin;
     const bf16 *first = x + ((tile.picture * height + top) * width + left) * channels;
     const int is_there = tile.picture < shape->pictures;
     const int is_whole = is_there && top >= 0 && left >= 0 && top + size <= height && left + size <= width;
@@ -283,14 +286,14 @@ INLINE void of_products(const float *m, int64_t place, __m512 y[4]) {
 /* 32 channels of a tile, with what is added to them. */
 INLINE void results(const Convolution *shape, const float *m, int64_t place, Tile tile, int64_t channel, const float *bias,
                     const bf16 *residual, int relu, bf16 *y) {
-    const int64_t pixel = (tile.picture * shape->height + tile.row) * shape->width + tile.column;
+    const int64_t pixel = (tile.picture * shape->high + tile.row) * shape->wide + tile.column;
     __m512 low[4], high[4];
     of_products(m, place, low);
     of_products(m + LANES, place, high);
 #pragma GCC unroll 4
     for (int i = 0; i < 4; i++) {
-        if (tile.row + i / 2 >= shape->height || tile.column + i % 2 >= shape->width) continue;
-        const int64_t at = (pixel + i / 2 * shape->width + i % 2) * shape->out_channels + channel;
+        if (tile.row + i / 2 >= shape->high || tile.column + i % 2 >= shape->wide) continue;
+        const int64_t at = (pixel + i / 2 * shape->wide + i % 2) * shape->out_channels + channel;
         if (bias) {
             low[i] = _mm512_add_ps(low[i], _mm512_loadu_ps(bias + channel));
             high[i] = _mm512_add_ps(high[i], _mm512_loadu_ps(bias + channel + LANES));
@@ -307,7 +310,8 @@ INLINE void results(const Convolution *shape, const float *m, int64_t place, Til
     }
 }
 
-/* y [N, H, W, D] = relu(conv(x [N, H, W, C], u) + bias + residual). bias (float32) and residual may be NULL, residual may
+/* y [N, h, w, D] = relu(conv(x [N, H, W, C], u) + bias + residual), of the first h rows and w columns of results, at most
+   one more than those of x. bias (float32) and residual may be NULL, residual may
    be y. `scratch` is `winograd_scratch` bytes for each of `threads`. */
 void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual,
                        int relu, bf16 *y, char *scratch, int threads) {
@@ -330,7 +334,7 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
             for (int t = 1; t < TILES; t++) tile[t] = next_tile(shape, tile[t - 1]);
             for (int64_t t = 0; t < TILES; t++) {
                 const bf16 *pixels[16];
-                find(shape, x, inputs, tile[t], 4, 1, zeros, pixels);
+                find(shape, 0, x, tile[t], zeros, pixels);
                 for (int64_t c = 0; c < inputs; c += GROUP)
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++) {
@@ -461,7 +465,7 @@ static void add_products(const bf16 *d, int64_t outputs, const bf16 *v, int64_t 
     }
 }
 
-/* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, H, W, D]. `scratch`
+/* The gradient of the weights, float32 [D, 3, 3, C], from x [N, H, W, C] and that of the results [N, h, w, D]. `scratch`
    is `winograd_scratch_of_weights` bytes. */
 void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch,
                          int threads) {
@@ -486,11 +490,11 @@ void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gr
                 for (int64_t pair = 0; pair < pairs; pair++) {
                     const Tile second = next_tile(shape, tile);
                     const bf16 *one[16], *two[16];
-                    find(shape, x, inputs, tile, 4, 1, zeros, one);
-                    find(shape, x, inputs, second, 4, 1, zeros, two);
+                    find(shape, 0, x, tile, zeros, one);
+                    find(shape, 0, x, second, zeros, two);
                     transform_two(0, one, two, inputs, row, by.rows, v, pair, by.tiles, by.place);
-                    find(shape, gradient + from, outputs, tile, 2, 0, zeros, one);
-                    find(shape, gradient + from, outputs, second, 2, 0, zeros, two);
+                    find(shape, 1, gradient + from, tile, zeros, one);
+                    find(shape, 1, gradient + from, second, zeros, two);
                     transform_two(1, one, two, own, row, by.rows, d, pair, by.tiles, by.place_of_d);
                     tile = next_tile(shape, second);
                 }

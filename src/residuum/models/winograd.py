@@ -7,7 +7,7 @@ have the rounding of all its values in them, up to an eighth farther (`docs/log.
 the processor has no bfloat16 instructions of AVX-512, torch computes everything.
 
 Source: Lavin and Gray, arXiv:1509.09308, section 4.1 (F(2x2, 3x3)), and section 4.3 for the gradient of the weights.
-Shapes: N pictures, C and D channels before and after, H and W pixels.
+Shapes: N pictures, C and D channels before and after, H and W pixels, h and w pixels of results.
 """
 
 from __future__ import annotations
@@ -48,20 +48,21 @@ def knows(conv: nn.Conv2d) -> bool:
     )
 
 
-def takes(x: Tensor, channels: int) -> bool:
-    """Whether what such a convolution of `channels` makes of x, and x's gradient, are computed here, and faster."""
-    return _fits(x, channels, _WASTE)
+def takes(x: Tensor, channels: int, size: tuple[int, int] | None = None) -> bool:
+    """Whether what such a convolution of `channels` makes of x, as many rows and columns as x has or `size`, is computed
+    here, and faster; without a size, x's gradient too."""
+    return _fits(x, channels, size, _WASTE)
 
 
-def takes_weights_gradient(x: Tensor, channels: int) -> bool:
+def takes_weights_gradient(x: Tensor, channels: int, size: tuple[int, int] | None = None) -> bool:
     """The same of the gradient of the weights."""
-    return _fits(x, channels, _WASTE_OF_WEIGHTS)
+    return _fits(x, channels, size, _WASTE_OF_WEIGHTS)
 
 
-def _fits(x: Tensor, channels: int, waste: float) -> bool:
+def _fits(x: Tensor, channels: int, size: tuple[int, int] | None, waste: float) -> bool:
     if x.ndim != 4:
         return False
-    high, wide = x.shape[2:]
+    high, wide = size or x.shape[2:]
     return (
         x.device.type == "cpu"
         and x.shape[1] == channels
@@ -89,19 +90,32 @@ def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Tensor
 
 
 def convolved(
-    x: Tensor, u: Tensor, bias: Tensor | None = None, residual: Tensor | None = None, *, relu: bool = False
+    x: Tensor,
+    u: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    relu: bool = False,
+    size: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Returns conv(x) + bias + residual, or the relu of it: [N, C, H, W] -> [N, D, H, W], all bfloat16 and channels
-    last but the bias, which is float32. The result takes the memory of `residual`, where there is one."""
+    """Returns conv(x) + bias + residual, or the relu of it: [N, C, H, W] -> [N, D, h, w], all bfloat16 and channels
+    last but the bias, which is float32.
+
+    `size` is how many rows and columns of results are wanted, h and w: as many as x has, or from 1 to one more. The
+    result takes the memory of `residual`, where there is one.
+    """
     kernel = library()
     assert kernel is not None
+    high, wide = size or x.shape[2:]
     assert u.shape[1] == x.shape[1]
-    shape = _Convolution(x.shape[0], *x.shape[2:], *u.shape[1:])
-    size = (shape.pictures, shape.out_channels, shape.height, shape.width)
+    assert 0 < high <= x.shape[2] + 1
+    assert 0 < wide <= x.shape[3] + 1
+    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], high, wide, u.shape[2])
+    results = (shape.pictures, shape.out_channels, high, wide)
     y = residual
     if y is None:
-        y = torch.empty(size, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)
-    assert (y.shape, y.dtype) == (size, x.dtype)
+        y = torch.empty(results, dtype=x.dtype, device="cpu", memory_format=torch.channels_last)
+    assert (y.shape, y.dtype) == (results, x.dtype)
     threads = torch.get_num_threads()
     scratch = _scratch.take(threads * kernel.winograd_scratch(shape))
     at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
@@ -112,18 +126,22 @@ def convolved(
     return y
 
 
-def gradient_of_pictures(gradient: Tensor, weight: Tensor) -> Tensor:
-    """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, H, W]."""
+def gradient_of_pictures(gradient: Tensor, weight: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, h, w]; `size` is
+    H and W, where they are not h and w."""
     with seen("convolution's gradient of data"):
-        return convolved(gradient, packed(weight, turned=True, kept=False))
+        return convolved(gradient, packed(weight, turned=True, kept=False), size=size)
 
 
 def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
-    """Returns the gradient of the weights, float32 [D, C, 3, 3], from that of the results [N, D, H, W]."""
+    """Returns the gradient of the weights, float32 [D, C, 3, 3], from that of the results [N, D, h, w]."""
     kernel = library()
     assert kernel is not None
-    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], gradient.shape[1])
-    assert (gradient.shape[0], *gradient.shape[2:]) == (x.shape[0], *x.shape[2:])
+    high, wide = gradient.shape[2:]
+    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], high, wide, gradient.shape[1])
+    assert gradient.shape[0] == x.shape[0]
+    assert high <= x.shape[2] + 1
+    assert wide <= x.shape[3] + 1
     threads = torch.get_num_threads()
     scratch = _scratch.take(kernel.winograd_scratch_of_weights(shape, threads))
     size = (gradient.shape[1], x.shape[1], 3, 3)
@@ -138,7 +156,10 @@ def gradient_of_weights(x: Tensor, gradient: Tensor) -> Tensor:
 class _Convolution(ctypes.Structure):
     """What `winograd.c` calls Convolution."""
 
-    _fields_ = [(name, ctypes.c_int64) for name in ("pictures", "height", "width", "in_channels", "out_channels")]
+    _fields_ = [
+        (name, ctypes.c_int64)
+        for name in ("pictures", "height", "width", "in_channels", "high", "wide", "out_channels")
+    ]
 
 
 class _Reused(threading.local):
