@@ -23,6 +23,9 @@ SHAPES = [  # pictures, channels before and after, height and width
     (40, 32, 32, 3, 3),
     (2, 128, 64, 14, 14),
     (70, 64, 96, 8, 8),
+    (3, 24, 64, 9, 9),
+    (2, 72, 30, 5, 6),
+    (2, 7, 99, 4, 4),
 ]
 
 
@@ -264,13 +267,14 @@ def test_what_is_not_finite_stays_so_and_stays_near() -> None:
 @here
 def test_it_is_for_those_convolutions_alone_that_it_computes() -> None:
     assert winograd.knows(layers.conv(32, 64, 3))
+    assert winograd.knows(layers.conv(24, 64, 3))
     others = [
         layers.conv(32, 64, 1),
         layers.conv(32, 64, 5),
         layers.conv(32, 64, 3, stride=2),
         layers.conv(32, 64, 3, groups=2),
         layers.conv(16, 64, 3),
-        layers.conv(32, 48, 3),
+        layers.conv(32, 33, 3),
         nn.Conv2d(32, 64, 3),
         nn.Conv2d(32, 64, 3, padding=1, dilation=2),
         nn.Conv2d(32, 64, 3, padding=1, padding_mode="reflect"),

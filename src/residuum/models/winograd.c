@@ -1,5 +1,6 @@
 /* 3x3 convolutions with stride 1 and a margin of one pixel, by Winograd's F(2x2, 3x3), for bfloat16 [N, H, W, C] with the
-   channels innermost (channels_last), C a multiple of 32. Needs AVX-512 with bfloat16 instructions.
+   channels innermost (channels_last). Needs AVX-512 with bfloat16 instructions. Channels are taken 32 at a time, and in
+   what is transformed there are as many; those that are missing are zeros.
 
    Four results of 2x2 pixels, a tile, take 16 products for each pair of channels where the sum over the kernel takes 36:
 
@@ -47,8 +48,8 @@ typedef struct {
     __m512 even, odd;
 } Split;
 
-INLINE Split load_split(const bf16 *from) {
-    const __m512i both = _mm512_loadu_si512(from);
+INLINE Split load_split(const bf16 *from, __mmask32 there) {
+    const __m512i both = _mm512_maskz_loadu_epi16(there, from);
     return (Split){_mm512_castsi512_ps(_mm512_slli_epi32(both, 16)),
                    _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32((int)0xffff0000)))};
 }
@@ -74,8 +75,8 @@ INLINE void store_pairs(bf16 *to, Split a, Split b) {
     _mm512_storeu_si512(to + GROUP, in_pairs(a.odd, b.odd));
 }
 
-INLINE __m512 load(const bf16 *from) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from)), 16));
+INLINE __m512 load(const bf16 *from, __mmask16 there) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(there, from)), 16));
 }
 
 /* Where in its group a channel is after the split, and which channel is in a place. */
@@ -88,6 +89,13 @@ INLINE int64_t channel_in(int64_t place) { return place / GROUP * GROUP + place 
 INLINE int64_t at_most(int64_t number, int64_t limit) { return number < limit ? number : limit; }
 
 INLINE int64_t at_least(int64_t number, int64_t limit) { return number > limit ? number : limit; }
+
+INLINE int64_t in_groups(int64_t channels) { return (channels + GROUP - 1) / GROUP * GROUP; }
+
+/* Which of the 32 channels from `first` on there are. */
+INLINE __mmask32 group_of(int64_t channels, int64_t first) {
+    return channels - first >= GROUP ? 0xffffffff : (__mmask32)((UINT64_C(1) << at_least(channels - first, 0)) - 1);
+}
 
 INLINE int64_t tiles_across(int64_t side) { return (side + 1) / 2; }
 
@@ -138,12 +146,12 @@ INLINE void find(const Convolution *shape, const int is_gradient, const bf16 *x,
 }
 
 /* Row `i` of B' x B, of 32 channels. */
-INLINE void row_of_picture(const bf16 *const *pixels, int64_t channel, const int i, Split v[4]) {
+INLINE void row_of_picture(const bf16 *const *pixels, int64_t channel, __mmask32 there, const int i, Split v[4]) {
     Split t[4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        const Split one = load_split(pixels[(i == 0 ? 0 : i == 2 ? 8 : 4) + j] + channel);
-        const Split other = load_split(pixels[(i == 3 ? 12 : i == 2 ? 4 : 8) + j] + channel);
+        const Split one = load_split(pixels[(i == 0 ? 0 : i == 2 ? 8 : 4) + j] + channel, there);
+        const Split other = load_split(pixels[(i == 3 ? 12 : i == 2 ? 4 : 8) + j] + channel, there);
         t[j] = i == 1 ? plus(one, other) : minus(one, other);
     }
     v[0] = minus(t[0], t[2]);
@@ -153,13 +161,13 @@ INLINE void row_of_picture(const bf16 *const *pixels, int64_t channel, const int
 }
 
 /* Row `i` of A of_y A', of 32 channels. */
-INLINE void row_of_gradient(const bf16 *const *pixels, int64_t channel, const int i, Split d[4]) {
+INLINE void row_of_gradient(const bf16 *const *pixels, int64_t channel, __mmask32 there, const int i, Split d[4]) {
     const Split zero = {_mm512_setzero_ps(), _mm512_setzero_ps()};
     Split t[2];
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
-        const Split one = load_split(pixels[(i == 3 ? 2 : 0) + j] + channel);
-        const Split other = load_split(pixels[2 + j] + channel);
+        const Split one = load_split(pixels[(i == 3 ? 2 : 0) + j] + channel, there);
+        const Split other = load_split(pixels[2 + j] + channel, there);
         t[j] = i == 0 ? one : i == 1 ? plus(one, other) : i == 2 ? minus(one, other) : minus(zero, one);
     }
     d[0] = t[0];
@@ -169,14 +177,14 @@ INLINE void row_of_gradient(const bf16 *const *pixels, int64_t channel, const in
 }
 
 /* G w G' of 16 channels; w [3, 3, step]. */
-INLINE void of_kernel(const float *w, int64_t step, int turned, __m512 u[PLACES]) {
+INLINE void of_kernel(const float *w, int64_t step, __mmask16 there, int turned, __m512 u[PLACES]) {
     const __m512 half = _mm512_set1_ps(0.5f);
     __m512 t[12];
 #pragma GCC unroll 3
     for (int j = 0; j < 3; j++) {
         __m512 g[3];
 #pragma GCC unroll 3
-        for (int i = 0; i < 3; i++) g[i] = _mm512_loadu_ps(w + (turned ? 8 - (3 * i + j) : 3 * i + j) * step);
+        for (int i = 0; i < 3; i++) g[i] = _mm512_maskz_loadu_ps(there, w + (turned ? 8 - (3 * i + j) : 3 * i + j) * step);
         const __m512 ends = _mm512_mul_ps(half, _mm512_add_ps(g[0], g[2])), middle = _mm512_mul_ps(half, g[1]);
         t[j] = g[0];
         t[3 + j] = _mm512_add_ps(ends, middle);
@@ -230,15 +238,16 @@ INLINE void block(const int height, const int registers, const bf16 *a, int64_t 
    outputs, 2], the inputs in the order of a split. With `turned` inputs and outputs change places and the kernel is turned
    by half, for the gradient of the inputs. */
 void winograd_weights(const float *weight, int64_t in_channels, int64_t out_channels, int turned, bf16 *u) {
-    const int64_t inputs = turned ? out_channels : in_channels, outputs = turned ? in_channels : out_channels;
-    const int64_t place = inputs * outputs;
+    const int64_t inputs = in_groups(turned ? out_channels : in_channels);
+    const int64_t outputs = in_groups(turned ? in_channels : out_channels), place = inputs * outputs;
 #pragma omp parallel for schedule(static)
-    for (int64_t pair = 0; pair < out_channels / 2; pair++) {
+    for (int64_t pair = 0; pair < in_groups(out_channels) / 2; pair++) {
         const int64_t one = turned ? channel_in(2 * pair) : 2 * pair, two = one + (turned ? 2 : 1);
-        for (int64_t c = 0; c < in_channels; c += LANES) {
+        for (int64_t c = 0; c < in_groups(in_channels); c += LANES) {
             __m512 of_one[PLACES], of_two[PLACES];
-            of_kernel(weight + one * 9 * in_channels + c, in_channels, turned, of_one);
-            of_kernel(weight + two * 9 * in_channels + c, in_channels, turned, of_two);
+            const __mmask16 there = (__mmask16)group_of(in_channels, c);
+            of_kernel(weight + one * 9 * in_channels + c, in_channels, one < out_channels ? there : 0, turned, of_one);
+            of_kernel(weight + two * 9 * in_channels + c, in_channels, two < out_channels ? there : 0, turned, of_two);
             const int64_t output = turned ? c : one, first = output / PANEL * PANEL;
             const int64_t wide = at_most(PANEL, outputs - first);
             bf16 *to = u + first * inputs + (output - first) * 2;
@@ -261,8 +270,9 @@ void winograd_weights(const float *weight, int64_t in_channels, int64_t out_chan
 
 /* Bytes that each thread needs for `winograd_convolve`. */
 int64_t winograd_scratch(const Convolution *shape) {
-    return PLACES * (TILES * shape->in_channels + APART) * (int64_t)sizeof(bf16) +
-           PLACES * (TILES * PANEL + APART) * (int64_t)sizeof(float) + shape->in_channels * (int64_t)sizeof(bf16);
+    const int64_t inputs = in_groups(shape->in_channels);
+    return PLACES * (TILES * inputs + APART) * (int64_t)sizeof(bf16) +
+           PLACES * (TILES * PANEL + APART) * (int64_t)sizeof(float) + inputs * (int64_t)sizeof(bf16);
 }
 
 /* A' m A of 16 channels: the pixels of a tile, row by row. */
@@ -288,6 +298,8 @@ INLINE void results(const Convolution *shape, const float *m, int64_t place, Til
                     const bf16 *residual, int relu, bf16 *y) {
     const int64_t pixel = (tile.picture * shape->high + tile.row) * shape->wide + tile.column;
     __m512 low[4], high[4];
+    const __mmask32 there = group_of(shape->out_channels, channel);
+    const __mmask16 of_low = (__mmask16)there, of_high = (__mmask16)(there >> LANES);
     of_products(m, place, low);
     of_products(m + LANES, place, high);
 #pragma GCC unroll 4
@@ -295,18 +307,22 @@ INLINE void results(const Convolution *shape, const float *m, int64_t place, Til
         if (tile.row + i / 2 >= shape->high || tile.column + i % 2 >= shape->wide) continue;
         const int64_t at = (pixel + i / 2 * shape->wide + i % 2) * shape->out_channels + channel;
         if (bias) {
-            low[i] = _mm512_add_ps(low[i], _mm512_loadu_ps(bias + channel));
-            high[i] = _mm512_add_ps(high[i], _mm512_loadu_ps(bias + channel + LANES));
+            low[i] = _mm512_add_ps(low[i], _mm512_maskz_loadu_ps(of_low, bias + channel));
+            high[i] = _mm512_add_ps(high[i], _mm512_maskz_loadu_ps(of_high, bias + channel + LANES));
         }
         if (residual) {
-            low[i] = _mm512_add_ps(low[i], load(residual + at));
-            high[i] = _mm512_add_ps(high[i], load(residual + at + LANES));
+            low[i] = _mm512_add_ps(low[i], load(residual + at, of_low));
+            high[i] = _mm512_add_ps(high[i], load(residual + at + LANES, of_high));
         }
         if (relu) { /* of a NaN the second operand, which is the NaN */
             low[i] = _mm512_max_ps(_mm512_setzero_ps(), low[i]);
             high[i] = _mm512_max_ps(_mm512_setzero_ps(), high[i]);
         }
-        _mm512_storeu_si512(y + at, (__m512i)_mm512_cvtne2ps_pbh(high[i], low[i]));
+        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh(high[i], low[i]);
+        if (there == 0xffffffff)
+            _mm512_storeu_si512(y + at, both); /* faster than with a mask */
+        else
+            _mm512_mask_storeu_epi16(y + at, there, both);
     }
 }
 
@@ -315,7 +331,8 @@ INLINE void results(const Convolution *shape, const float *m, int64_t place, Til
    be y. `scratch` is `winograd_scratch` bytes for each of `threads`. */
 void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual,
                        int relu, bf16 *y, char *scratch, int threads) {
-    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels;
+    const int64_t tiles = tiles_of(shape);
+    const int64_t inputs = in_groups(shape->in_channels), outputs = in_groups(shape->out_channels);
     const int64_t place = TILES * inputs + APART, place_of_m = TILES * PANEL + APART, of_each = winograd_scratch(shape);
     const int64_t blocks = (tiles + TILES - 1) / TILES, panels = (outputs + PANEL - 1) / PANEL;
     /* Where there are few blocks, so that all threads are busy, several take the same one: each some of its panels. */
@@ -335,14 +352,16 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
             for (int64_t t = 0; t < TILES; t++) {
                 const bf16 *pixels[16];
                 find(shape, 0, x, tile[t], zeros, pixels);
-                for (int64_t c = 0; c < inputs; c += GROUP)
+                for (int64_t c = 0; c < inputs; c += GROUP) {
+                    const __mmask32 there = group_of(shape->in_channels, c);
 #pragma GCC unroll 4
                     for (int i = 0; i < 4; i++) {
                         Split row[4];
-                        row_of_picture(pixels, c, i, row);
+                        row_of_picture(pixels, c, there, i, row);
 #pragma GCC unroll 4
                         for (int j = 0; j < 4; j++) store_split(v + (4 * i + j) * place + t * inputs + c, row[j]);
                     }
+                }
             }
             const int64_t count = at_most(TILES, tiles - begin);
             const int64_t from = panels * part / parts * PANEL, to = at_most(panels * (part + 1) / parts * PANEL, outputs);
@@ -378,15 +397,16 @@ typedef struct {
 } Division;
 
 static Division division(const Convolution *shape, int64_t threads) {
-    const int64_t panels = (shape->out_channels + PANEL - 1) / PANEL;
+    const int64_t inputs = in_groups(shape->in_channels), outputs = in_groups(shape->out_channels);
+    const int64_t panels = (outputs + PANEL - 1) / PANEL;
     Division to;
     to.rows = threads >= 3 ? 1 : 4 / threads;
     to.parts = at_most(panels, at_least(threads / 4, 1));
-    to.wide = at_most((panels + to.parts - 1) / to.parts * PANEL, shape->out_channels);
-    const int64_t channels = shape->in_channels + to.wide, bytes_of_tile = 4 * to.rows * (int64_t)sizeof(bf16) * channels;
+    to.wide = at_most((panels + to.parts - 1) / to.parts * PANEL, outputs);
+    const int64_t channels = inputs + to.wide, bytes_of_tile = 4 * to.rows * (int64_t)sizeof(bf16) * channels;
     const int64_t wanted = at_least(CACHE / bytes_of_tile, channels / 4);
     to.tiles = at_most(wanted, tiles_of(shape) + 1) / 2 * 2;
-    to.place = to.tiles * shape->in_channels + APART;
+    to.place = to.tiles * inputs + APART;
     to.place_of_d = to.tiles * to.wide + APART;
     to.of_each = 4 * to.rows * (to.place + to.place_of_d) * (int64_t)sizeof(bf16);
     return to;
@@ -394,8 +414,8 @@ static Division division(const Convolution *shape, int64_t threads) {
 
 /* Bytes that `winograd_of_weights` needs. */
 int64_t winograd_scratch_of_weights(const Convolution *shape, int threads) {
-    const int64_t most = at_least(shape->in_channels, shape->out_channels);
-    return PLACES * shape->in_channels * shape->out_channels * (int64_t)sizeof(float) + most * (int64_t)sizeof(bf16) +
+    const int64_t inputs = in_groups(shape->in_channels), outputs = in_groups(shape->out_channels);
+    return PLACES * inputs * outputs * (int64_t)sizeof(float) + at_least(inputs, outputs) * (int64_t)sizeof(bf16) +
            threads * division(shape, threads).of_each;
 }
 
@@ -422,22 +442,24 @@ INLINE void of_sums(const float *m, int64_t place, __m512 w[9]) {
 }
 
 /* Transforms two tiles, pair number `pair` of `tiles`, into [places of some rows, panels, pairs of tiles, a panel's
-   channels, 2]. */
+   channels, 2]; of `wanted` channels, as many as there are are `channels`. */
 INLINE void transform_two(const int is_gradient, const bf16 *const *one, const bf16 *const *two, int64_t channels,
-                          int64_t first_row, int64_t rows, bf16 *to, int64_t pair, int64_t tiles, int64_t place) {
-    for (int64_t c = 0; c < channels; c += GROUP) {
-        const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, channels - first);
+                          int64_t wanted, int64_t first_row, int64_t rows, bf16 *to, int64_t pair, int64_t tiles,
+                          int64_t place) {
+    for (int64_t c = 0; c < wanted; c += GROUP) {
+        const int64_t first = c / PANEL * PANEL, wide = at_most(PANEL, wanted - first);
+        const __mmask32 there = group_of(channels, c);
         bf16 *own = to + first * tiles + (pair * wide + c - first) * 2 - 4 * first_row * place;
 #pragma GCC unroll 4
         for (int i = 0; i < 4; i++) {
             if (i < first_row || i >= first_row + rows) continue;
             Split a[4], b[4];
             if (is_gradient) {
-                row_of_gradient(one, c, i, a);
-                row_of_gradient(two, c, i, b);
+                row_of_gradient(one, c, there, i, a);
+                row_of_gradient(two, c, there, i, b);
             } else {
-                row_of_picture(one, c, i, a);
-                row_of_picture(two, c, i, b);
+                row_of_picture(one, c, there, i, a);
+                row_of_picture(two, c, there, i, b);
             }
 #pragma GCC unroll 4
             for (int j = 0; j < 4; j++) store_pairs(own + (4 * i + j) * place, a[j], b[j]);
@@ -469,7 +491,8 @@ static void add_products(const bf16 *d, int64_t outputs, const bf16 *v, int64_t 
    is `winograd_scratch_of_weights` bytes. */
 void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gradient, float *of_weight, char *scratch,
                          int threads) {
-    const int64_t tiles = tiles_of(shape), inputs = shape->in_channels, outputs = shape->out_channels;
+    const int64_t tiles = tiles_of(shape);
+    const int64_t inputs = in_groups(shape->in_channels), outputs = in_groups(shape->out_channels);
     const Division by = division(shape, threads);
     float *sums = (float *)scratch; /* [places, D, C], both in the order of a split */
     bf16 *zeros = (bf16 *)(sums + PLACES * inputs * outputs);
@@ -492,10 +515,10 @@ void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gr
                     const bf16 *one[16], *two[16];
                     find(shape, 0, x, tile, zeros, one);
                     find(shape, 0, x, second, zeros, two);
-                    transform_two(0, one, two, inputs, row, by.rows, v, pair, by.tiles, by.place);
+                    transform_two(0, one, two, shape->in_channels, inputs, row, by.rows, v, pair, by.tiles, by.place);
                     find(shape, 1, gradient + from, tile, zeros, one);
                     find(shape, 1, gradient + from, second, zeros, two);
-                    transform_two(1, one, two, own, row, by.rows, d, pair, by.tiles, by.place_of_d);
+                    transform_two(1, one, two, shape->out_channels - from, own, row, by.rows, d, pair, by.tiles, by.place_of_d);
                     tile = next_tile(shape, second);
                 }
                 for (int64_t p = 0; p < 4 * by.rows; p++)
@@ -504,16 +527,18 @@ void winograd_of_weights(const Convolution *shape, const bf16 *x, const bf16 *gr
             }
         }
 #pragma omp for schedule(static)
-        for (int64_t output = 0; output < outputs; output++)
+        for (int64_t output = 0; output < shape->out_channels; output++)
             for (int64_t c = 0; c < inputs; c += GROUP) {
+                const __mmask32 there = group_of(shape->in_channels, c);
                 const float *m = sums + place_of(output) * inputs + c;
                 __m512 even[9], odd[9];
                 of_sums(m, inputs * outputs, even);
                 of_sums(m + LANES, inputs * outputs, odd);
                 for (int i = 0; i < 9; i++) {
-                    float *to = of_weight + (output * 9 + i) * inputs + c;
-                    _mm512_storeu_ps(to, _mm512_permutex2var_ps(even[i], low, odd[i]));
-                    _mm512_storeu_ps(to + LANES, _mm512_permutex2var_ps(even[i], high, odd[i]));
+                    float *to = of_weight + (output * 9 + i) * shape->in_channels + c;
+                    _mm512_mask_storeu_ps(to, (__mmask16)there, _mm512_permutex2var_ps(even[i], low, odd[i]));
+                    _mm512_mask_storeu_ps(to + LANES, (__mmask16)(there >> LANES),
+                                          _mm512_permutex2var_ps(even[i], high, odd[i]));
                 }
             }
     }

@@ -17,6 +17,7 @@ import functools
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +27,9 @@ from torch.profiler import record_function
 from residuum import hardware
 
 _SOURCE = Path(__file__).with_name("winograd.c")
-_GROUP = 32
-"""Numbers of channels are multiples of it; with 16, transforming would cost what is saved."""
+_GROUP, _ADDED = 32, 1.5
+"""So many channels are taken at a time; so many times the products of all channels may be those of all groups. With 16
+channels, transforming would cost what is saved."""
 _WASTE, _WASTE_OF_WEIGHTS = 1.5, 2.0
 """So many times the pixels of a map may lie in its tiles of 2x2; in those of a map of 3x3 are 16/9."""
 _PLACES = 16  # of a transformed tile
@@ -42,8 +44,8 @@ def knows(conv: nn.Conv2d) -> bool:
         and conv.dilation == (1, 1)
         and conv.groups == 1
         and conv.padding_mode == "zeros"
-        and conv.in_channels % _GROUP == 0
-        and conv.out_channels % _GROUP == 0
+        and _in_groups(conv.in_channels) * _in_groups(conv.out_channels)
+        <= _ADDED * conv.in_channels * conv.out_channels
         and library() is not None
     )
 
@@ -73,25 +75,36 @@ def _fits(x: Tensor, channels: int, size: tuple[int, int] | None, waste: float) 
     )
 
 
-def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Tensor:
-    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, [16, C, D], or, `turned`, as it reads those of
-    the gradient of the convolution's pictures, [16, D, C]; where they are not `kept`, in memory that this thread's next
-    ones take."""
+class Packed(NamedTuple):
+    """Weights as `convolved` reads them, for so many channels before and after."""
+
+    values: Tensor
+    in_channels: int
+    out_channels: int
+
+
+def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Packed:
+    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, or, `turned`, as it reads those of the gradient of
+    the convolution's pictures; where they are not `kept`, in memory that this thread's next ones take."""
     kernel = library()
     assert kernel is not None
     assert weight.dtype == torch.float32
     weight = weight.contiguous(memory_format=torch.channels_last)
-    size = weight.shape[:2] if turned else (weight.shape[1], weight.shape[0])
-    count = _PLACES * weight.shape[0] * weight.shape[1]
-    u = (_new if kept else _weights.take)(2 * count).view(torch.bfloat16).view(_PLACES, *size)
+    outputs, inputs = weight.shape[:2]
+    values = (_new if kept else _weights.take)(2 * _PLACES * _in_groups(inputs) * _in_groups(outputs))
     with seen("convolution"):
-        kernel.winograd_weights(weight.data_ptr(), weight.shape[1], weight.shape[0], turned, u.data_ptr())
-    return u
+        kernel.winograd_weights(weight.data_ptr(), inputs, outputs, turned, values.data_ptr())
+    return Packed(values, outputs, inputs) if turned else Packed(values, inputs, outputs)
+
+
+def _in_groups(channels: int) -> int:
+    """Returns how many channels there are in all groups of `channels`."""
+    return -(-channels // _GROUP) * _GROUP
 
 
 def convolved(
     x: Tensor,
-    u: Tensor,
+    u: Packed,
     bias: Tensor | None = None,
     residual: Tensor | None = None,
     *,
@@ -107,10 +120,10 @@ def convolved(
     kernel = library()
     assert kernel is not None
     high, wide = size or x.shape[2:]
-    assert u.shape[1] == x.shape[1]
+    assert u.in_channels == x.shape[1]
     assert 0 < high <= x.shape[2] + 1
     assert 0 < wide <= x.shape[3] + 1
-    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], high, wide, u.shape[2])
+    shape = _Convolution(x.shape[0], *x.shape[2:], x.shape[1], high, wide, u.out_channels)
     results = (shape.pictures, shape.out_channels, high, wide)
     y = residual
     if y is None:
@@ -121,7 +134,7 @@ def convolved(
     at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
     with seen("convolution"):
         kernel.winograd_convolve(
-            shape, x.data_ptr(), u.data_ptr(), at_bias, at_residual, relu, y.data_ptr(), scratch.data_ptr(), threads
+            shape, x.data_ptr(), u.values.data_ptr(), at_bias, at_residual, relu, y.data_ptr(), scratch.data_ptr(), threads
         )
     return y
 
