@@ -31,8 +31,11 @@ def norm_of(channels: int) -> nn.BatchNorm2d:
 
 @here
 @pytest.mark.parametrize("joined", [False, True], ids=["alone", "with a residual"])
+@pytest.mark.parametrize("by", ["relu", "gelu"])
 @pytest.mark.parametrize(("pictures", "channels", "side"), [(4, 16, 5), (1, 32, 8), (128, 64, 1), (3, 48, 7)])
-def test_it_is_torchs_batch_norm_addition_and_relu(pictures: int, channels: int, side: int, joined: bool) -> None:
+def test_it_is_torchs_batch_norm_addition_and_activation(
+    pictures: int, channels: int, side: int, by: layers.Activation, joined: bool
+) -> None:
     """Held to float64: the results are rounded to 8 bits once, and the running statistics not at all."""
     shape = (pictures, channels, side, side)
     x = drawn(*shape, seed=0, mean=3).requires_grad_()
@@ -42,12 +45,12 @@ def test_it_is_torchs_batch_norm_addition_and_relu(pictures: int, channels: int,
     exact.momentum = norm.momentum
     gradient = drawn(*shape, seed=2)
 
-    y = fused._norm_relu(norm, x, residual)
+    y = fused._norm_activation(norm, x, residual, by)
     y.backward(gradient)
 
     wide = x.detach().double().requires_grad_()
     beside = None if residual is None else residual.detach().double().requires_grad_()
-    expected = torch.relu(exact(wide) if beside is None else exact(wide) + beside)
+    expected = layers.activate_(exact(wide) if beside is None else exact(wide) + beside, by)
     expected.backward(gradient.double())
 
     def near(found: Tensor | None, wanted: Tensor | None, digits: float) -> None:
@@ -59,12 +62,34 @@ def test_it_is_torchs_batch_norm_addition_and_relu(pictures: int, channels: int,
     near(y, expected, rounding)
     near(x.grad, wide.grad, rounding)
     if residual is not None and beside is not None:
-        near(residual.grad, beside.grad, 0)
+        near(residual.grad, beside.grad, 0 if by == "relu" else rounding)
     near(norm.weight.grad, exact.weight.grad, 1e-5)
     near(norm.bias.grad, exact.bias.grad, 1e-5)
     near(norm.running_mean, exact.running_mean, 1e-5)
     near(norm.running_var, exact.running_var, 1e-5)
     assert norm.num_batches_tracked == exact.num_batches_tracked == 1
+
+
+@here
+def test_gelu_is_near_to_float64s_and_so_is_its_slope_at_any_size() -> None:
+    """Of numbers from 2^-20 to 2^7, of either sign: results and slopes are rounded to 8 bits. The norm passes on what
+    it is given: it has learned the batch's own mean and variance."""
+    z = torch.cat([sign * 2.0 ** torch.linspace(-20, 7, 4096) for sign in (1, -1)])
+    z = z.bfloat16().view(512, 16, 1, 1).contiguous(memory_format=torch.channels_last)
+    norm = nn.BatchNorm2d(16, eps=0.0)
+    with torch.no_grad():
+        norm.weight.copy_(z.float().std((0, 2, 3), correction=0))
+        norm.bias.copy_(z.float().mean((0, 2, 3)))
+    residual = torch.zeros_like(z).requires_grad_()
+    y = fused._norm_activation(norm, z, residual, "gelu")
+    y.backward(torch.ones_like(y))
+    exact = z.double().requires_grad_()
+    expected = nn.functional.gelu(exact)
+    expected.sum().backward()
+    assert residual.grad is not None
+    assert exact.grad is not None
+    torch.testing.assert_close(y.double(), expected, rtol=2**-8, atol=2e-5)
+    torch.testing.assert_close(residual.grad.double(), exact.grad, rtol=2**-8, atol=2e-5)
 
 
 @here
@@ -74,7 +99,7 @@ def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) ->
         threads(count)
         torch.manual_seed(0)
         x, norm = drawn(7, 32, 9, 9, seed=0).requires_grad_(), norm_of(32)
-        y = fused._norm_relu(norm, x, None)
+        y = fused._norm_activation(norm, x, None, "gelu")
         y.backward(drawn(7, 32, 9, 9, seed=1))
         found.append((y, x.grad, norm.weight.grad, norm.running_var))
     for other in found[1:]:
@@ -88,9 +113,10 @@ def test_the_number_of_threads_changes_no_bit(threads: Callable[[int], None]) ->
 def test_what_is_not_finite_stays_so() -> None:
     x = drawn(2, 16, 4, 4, seed=0)
     x[1, 3, 2, 2] = float("nan")
-    y = fused._norm_relu(norm_of(16), x, None)
-    assert y[:, 3].isnan().all()
-    assert y[:, 4:].isfinite().all()
+    for by in ("relu", "gelu"):
+        y = fused._norm_activation(norm_of(16), x, None, by)
+        assert y[:, 3].isnan().all()
+        assert y[:, 4:].isfinite().all()
 
 
 def gradients(forward: Callable[[Tensor], Tensor], model: Network, images: Tensor, bf16: bool) -> list[Tensor]:
@@ -116,11 +142,13 @@ def distance(ones: list[Tensor], others: list[Tensor]) -> float:
         ("wrn16_8_cifar", {"width": 1.0}),
         ("resnet50", {"stem": "cifar", "width": 0.25, "num_classes": 10}),
         ("resnet18", {"num_classes": 10, "width": 0.25}),
+        ("swift_resnet10_cifar", {}),
     ],
 )
 def test_a_networks_gradients_are_about_as_near_to_float32s_as_torchs(name: str, options: dict[str, object]) -> None:
-    """With convolutions of `winograd.py` a little farther, which the running statistics of Wide ResNets show."""
-    limit = 1.25 if name == "wrn16_8_cifar" else 1.1
+    """With convolutions of `winograd.py` a little farther, which the running statistics of Wide ResNets show, and the
+    gradients of networks of few layers, where little else is rounded."""
+    limit = 1.25 if name in ("wrn16_8_cifar", "swift_resnet10_cifar") else 1.1
     torch.manual_seed(0)
     model = create_model(name, **options).to(memory_format=torch.channels_last).train()
     side = 16 * model.feature_strides[0]
@@ -161,7 +189,7 @@ def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv
 
         with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
             assert fused._takes_over(conv)
-            y = fused._norm_relu(norm, x, None, joined)
+            y = fused._norm_activation(norm, x, None, "relu", joined)
             y = fused._alone(conv, y) if joined is None else y
         y.backward(drawn(*y.shape, seed=1))
         gradients = (x.grad, norm.weight.grad, norm.bias.grad, conv.weight.grad, norm.running_mean, norm.running_var)
@@ -184,7 +212,7 @@ def test_the_gradient_of_a_stride_over_one_pixel_is_float32s(way: str) -> None:
         x = drawn(32, 256, 1, 1, seed=seed)
         gradient = drawn(32, 512, 1, 1, seed=seed + 100)
         with torch.autocast("cpu", torch.bfloat16):
-            y = conv(torch.relu(norm(x))) if way == "alone" else fused._norm_relu(norm, x, None, conv)
+            y = conv(torch.relu(norm(x))) if way == "alone" else fused._norm_activation(norm, x, None, "relu", conv)
         y.backward(gradient)
         found = conv.weight.grad
         conv.weight.grad = None
@@ -203,7 +231,7 @@ def test_what_does_not_learn_has_no_gradient() -> None:
         for parameter in (*norm.parameters(), *conv.parameters()):
             parameter.requires_grad_(not any(parameter is other for other in frozen)).grad = None
         with torch.autocast("cpu", torch.bfloat16):
-            fused._norm_relu(norm, x, None, conv).sum().backward()  # type: ignore[no-untyped-call]
+            fused._norm_activation(norm, x, None, "relu", conv).sum().backward()  # type: ignore[no-untyped-call]
         for parameter in (*norm.parameters(), *conv.parameters()):
             assert (parameter.grad is not None) is parameter.requires_grad
 
@@ -211,8 +239,8 @@ def test_what_does_not_learn_has_no_gradient() -> None:
 @here
 def test_it_is_used_in_training_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    norm_relu = fused._normalised
-    monkeypatch.setattr(fused, "_normalised", lambda *given: calls.append(1) or norm_relu(*given))
+    own = fused._normalised
+    monkeypatch.setattr(fused, "_normalised", lambda *given: calls.append(1) or own(*given))
     model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
     forward = fused.forward_of(model, CPU)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)

@@ -222,7 +222,7 @@ def test_it_follows_norms_that_are_kept_as_they_are(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(winograd, "convolved", lambda *a, **k: calls.append(1) or own(*a, **k))
     norm, conv = nn.BatchNorm2d(32).eval(), layers.conv(32, 32, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        fused._norm_relu(norm, drawn(2, 32, 4, 4, seed=0), None, conv)
+        fused._norm_activation(norm, drawn(2, 32, 4, 4, seed=0), None, "relu", conv)
     assert len(calls) == 1
 
 
@@ -239,7 +239,7 @@ def test_answers_of_other_weights_than_float32(dtype: torch.dtype) -> None:
     conv, x = nn.Conv2d(32, 64, 3, padding=1), drawn(2, 32, 6, 6, seed=0)
     wanted = conv(x.float())
     with torch.no_grad():
-        found = inference.Convolution(conv.to(dtype), None, relu=False, dtype=torch.bfloat16)(x)
+        found = inference.Convolution(conv.to(dtype), None, None, torch.bfloat16)(x)
     assert float((found - wanted.detach()).norm() / wanted.detach().norm()) < 0.01
 
 
@@ -247,7 +247,7 @@ def test_answers_of_other_weights_than_float32(dtype: torch.dtype) -> None:
 def test_later_training_does_not_reach_answers() -> None:
     conv, x = nn.Conv2d(32, 64, 3, padding=1), drawn(2, 32, 6, 6, seed=0)
     with torch.no_grad():
-        answers = inference.Convolution(conv, None, relu=False, dtype=torch.bfloat16)
+        answers = inference.Convolution(conv, None, None, torch.bfloat16)
         before = answers(x)
         for parameter in conv.parameters():
             parameter.zero_()

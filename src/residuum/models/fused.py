@@ -1,4 +1,4 @@
-"""Training steps on CPUs with fewer passes over memory, and in less of it: batch norm, addition and ReLU in one.
+"""Training steps on CPUs with fewer passes over memory, and in less of it: batch norm, addition and activation in one.
 
 Of a step of ResNet-20 in bfloat16 these take a third of the time when each goes through memory on its own. `fused.c`
 does them together (see `native`). What they give a convolution alone is not kept for the backward pass, which computes
@@ -26,12 +26,24 @@ from torch.autograd.function import once_differentiable
 
 from residuum import hardware
 from residuum.models import winograd
-from residuum.models.layers import Block, Conv2d, Halving, Network, PreActivationBlock, Stage
+from residuum.models.layers import (
+    Activation,
+    Block,
+    Conv2d,
+    Halving,
+    Network,
+    PreActivationBlock,
+    Stage,
+    activate_,
+    activation_of,
+)
 from residuum.models.pool import max_pool
 
 _SOURCE = Path(__file__).with_name("fused.c")
 _LANES = 16
 """So many channels are computed at a time; others are torch's."""
+_ACTIVATIONS: dict[Activation, int] = {"relu": 0, "gelu": 1}
+"""What `fused.c` calls Activation."""
 
 
 def forward_of(model: Network, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -72,26 +84,27 @@ def _stage(stage: nn.Module, x: Tensor) -> Tensor:
 
 
 def _block(block: Block, x: Tensor) -> Tensor:
-    """y = relu(branch(x) + shortcut(x)), with the branch's last norm, the addition and the relu in one."""
+    """y = activation(branch(x) + shortcut(x)), with the branch's last norm, the addition and the activation in one."""
     *first, last = block.branch
     if not isinstance(last, nn.BatchNorm2d):  # drop path, which comes between the norm and the addition
         y: Tensor = block(x)
         return y
     short = None if block.shortcut is None else block.shortcut(x)
-    return _norm_relu(last, _in_a_row(first, x), short)
+    return _norm_activation(last, _in_a_row(first, x), short, block.activation)
 
 
 def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
-    """Returns x after the layers of a Sequential, of which a batch norm, the relu and the convolution after it go in
-    one."""
+    """Returns x after the layers of a Sequential, of which a batch norm, the activation and the convolution after it go
+    in one."""
     every = _layers(layers) if isinstance(layers, nn.Module) else layers
     at = 0
     while at < len(every):
         layer = every[at]
         then, last = (*every[at + 1 : at + 3], None, None)[:2]
-        if isinstance(layer, nn.BatchNorm2d) and isinstance(then, nn.ReLU) and not _hooked(then):
+        by = activation_of(then) if then is not None and not _hooked(then) else None
+        if isinstance(layer, nn.BatchNorm2d) and by is not None:
             conv = last if _takes_over(last) else None
-            x = _norm_relu(layer, x, None, conv)
+            x = _norm_activation(layer, x, None, by, conv)
             at += 2 if conv is None else 3
         else:
             x = _alone(layer, x, then)
@@ -100,8 +113,8 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
 
 
 def _alone(layer: nn.Module, x: Tensor, then: nn.Module | None = None) -> Tensor:
-    """Returns layer(x), of layers that have a kernel by it; of a convolution, where it can, no more than the layer after
-    it reads."""
+    """Returns layer(x), of layers that have a kernel by it; of a convolution, where it can, no more than `then`, which
+    comes after it, reads."""
     if isinstance(layer, nn.MaxPool2d) and not _hooked(layer):
         return max_pool(layer, x)
     if _takes_over(layer) and layer.training and winograd.knows(layer):
@@ -120,11 +133,13 @@ def _layers(module: nn.Module) -> list[nn.Module]:
     return list(module) if isinstance(module, nn.Sequential) and not _hooked(module) else [module]
 
 
-def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: Conv2d | None = None) -> Tensor:
-    """Returns relu(norm(x) + residual), or where there is a convolution after it, what that makes of it."""
+def _norm_activation(
+    norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, by: Activation, conv: Conv2d | None = None
+) -> Tensor:
+    """Returns activation(norm(x) + residual), or where there is a convolution after it, what that makes of it."""
     if not _fits(norm, x, residual):
         y = norm(x)
-        y = torch.relu_(y if residual is None else y.add_(residual))
+        y = activate_(y if residual is None else y.add_(residual), by)
         return y if conv is None else _alone(conv, y)
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
@@ -132,9 +147,9 @@ def _norm_relu(norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, conv: C
         residual = residual.contiguous(memory_format=torch.channels_last)
     result: Tensor
     if conv is None:
-        result = _NormReLU.apply(x, residual, norm.weight, norm.bias, norm)
+        result = _NormActivation.apply(x, residual, norm.weight, norm.bias, norm, by)
     else:
-        result = _NormReLUConv.apply(x, norm.weight, norm.bias, conv.weight, norm, conv)
+        result = _NormActivationConv.apply(x, norm.weight, norm.bias, conv.weight, norm, by, conv)
     return result
 
 
@@ -176,38 +191,48 @@ def _hooked(module: nn.Module) -> bool:
     )
 
 
-class _NormReLU(torch.autograd.Function):
-    """y = relu(norm(x) + residual) in training, which moves the norm's running statistics.
+class _NormActivation(torch.autograd.Function):
+    """y = activation(norm(x) + residual) in training, which moves the norm's running statistics.
 
-    Without a residual y itself is not kept: x tells where it was 0.
+    Without a residual x alone is kept, which tells the slope. With one, what tells it too, and is likely to be kept by
+    the next layer or the block's first: of relu y, of gelu the residual.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, norm: nn.BatchNorm2d, by: Activation
     ) -> Tensor:
-        y, statistics = _normalised(norm, x, residual, weight, bias)
-        ctx.save_for_backward(x, None if residual is None else y, weight, statistics)
+        y, statistics = _normalised(norm, by, x, residual, weight, bias)
+        ctx.save_for_backward(x, residual if residual is None or by == "gelu" else y, weight, statistics)
+        ctx.by = by
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, weight, statistics = ctx.saved_tensors
-        return *_gradients(x, y, gradient, weight, statistics, y is not None and ctx.needs_input_grad[1]), None
+        x, kept, weight, statistics = ctx.saved_tensors
+        to_residual = kept is not None and ctx.needs_input_grad[1]
+        return *_gradients(ctx.by, x, kept, gradient, weight, statistics, to_residual), None, None
 
 
-class _NormReLUConv(torch.autograd.Function):
-    """conv(relu(norm(x))) in training, without keeping what goes into the convolution, which the backward pass
+class _NormActivationConv(torch.autograd.Function):
+    """conv(activation(norm(x))) in training, without keeping what goes into the convolution, which the backward pass
     computes again from x, nor the convolution's weights in bfloat16."""
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, of_conv: Tensor, norm: nn.BatchNorm2d, conv: Conv2d
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        of_conv: Tensor,
+        norm: nn.BatchNorm2d,
+        by: Activation,
+        conv: Conv2d,
     ) -> Tensor:
-        y, statistics = _normalised(norm, x, None, weight, bias)
+        y, statistics = _normalised(norm, by, x, None, weight, bias)
         ctx.save_for_backward(x, weight, statistics, of_conv)
-        ctx.conv = conv
+        ctx.by, ctx.conv = by, conv
         return _convolved(conv, y, of_conv)
 
     @staticmethod
@@ -217,16 +242,17 @@ class _NormReLUConv(torch.autograd.Function):
         assert kernel is not None
         x, weight, statistics, of_conv = ctx.saved_tensors
         y = torch.empty_like(x, memory_format=torch.channels_last)
-        kernel.norm_relu_again(
-            _at(x), _at(statistics[3]), _at(statistics[4]), x.numel() // x.shape[1], x.shape[1], _at(y)
+        count, channels = x.numel() // x.shape[1], x.shape[1]
+        kernel.norm_activation_again(
+            _ACTIVATIONS[ctx.by], _at(x), _at(statistics[3]), _at(statistics[4]), count, channels, _at(y)
         )
         further, learns = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
         of_y, of_conv = _convolution_gradients(ctx.conv, gradient, y, of_conv, further, learns)
         del y
         if of_y is None:
-            return None, None, None, of_conv, None, None
-        of_x, _, of_weight, of_bias = _gradients(x, None, of_y, weight, statistics, False)
-        return of_x, of_weight, of_bias, of_conv, None, None
+            return None, None, None, of_conv, None, None, None
+        of_x, _, of_weight, of_bias = _gradients(ctx.by, x, None, of_y, weight, statistics, False)
+        return of_x, of_weight, of_bias, of_conv, None, None, None
 
 
 class _Conv(torch.autograd.Function):
@@ -282,19 +308,20 @@ def _convolution_gradients(
 
 
 def _normalised(
-    norm: nn.BatchNorm2d, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor
+    norm: nn.BatchNorm2d, by: Activation, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Returns relu(norm(x) + residual), and [5, C] of the batch: mean, variance, 1 / std, and the scale and shift that
-    they and the norm's weights make; moves the running statistics."""
+    """Returns activation(norm(x) + residual), and [5, C] of the batch: mean, variance, 1 / std, and the scale and shift
+    that they and the norm's weights make; moves the running statistics."""
     kernel = library()
     assert kernel is not None
     count, channels = x.numel() // x.shape[1], x.shape[1]
     y = torch.empty_like(x, memory_format=torch.channels_last)
     statistics = torch.empty(5, channels, dtype=torch.float32)
     mean, variance, *_ = statistics
-    failed = kernel.norm_relu_forward(
-        _at(x), _at(residual), _at(weight), _at(bias), norm.eps, count, channels, _at(y), *map(_at, statistics)
-    )
+    failed = kernel.norm_activation_forward(
+        _ACTIVATIONS[by], _at(x), _at(residual), _at(weight), _at(bias), norm.eps, count, channels, _at(y),
+        *map(_at, statistics),
+    )  # fmt: skip
     _raise_if(failed)
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -305,19 +332,28 @@ def _normalised(
 
 
 def _gradients(
-    x: Tensor, y: Tensor | None, gradient: Tensor, weight: Tensor, statistics: Tensor, has_residual: bool
+    by: Activation,
+    x: Tensor,
+    kept: Tensor | None,
+    gradient: Tensor,
+    weight: Tensor,
+    statistics: Tensor,
+    to_residual: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
-    """Returns those of x, of the residual, of the norm's weight and bias, from that of relu(norm(x) + residual)."""
+    """Returns those of x, of the residual, of the norm's weight and bias, from that of activation(norm(x) + residual).
+
+    `kept` is what tells the slope beside x where there is a residual: of relu the result, of gelu the residual.
+    """
     kernel = library()
     assert kernel is not None
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     mean, _, inverse_std, scale, shift = statistics
     of_x = torch.empty_like(x, memory_format=torch.channels_last)
-    of_residual = torch.empty_like(of_x) if has_residual else None
+    of_residual = torch.empty_like(of_x) if to_residual else None
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
-    failed = kernel.norm_relu_backward(
-        _at(x), _at(y), _at(gradient), _at(weight), _at(mean), _at(inverse_std), _at(scale), _at(shift),
-        x.numel() // x.shape[1], x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
+    failed = kernel.norm_activation_backward(
+        _ACTIVATIONS[by], _at(x), _at(kept), _at(gradient), _at(weight), _at(mean), _at(inverse_std), _at(scale),
+        _at(shift), x.numel() // x.shape[1], x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
     )  # fmt: skip
     _raise_if(failed)
     return of_x, of_residual, of_weight, of_bias
@@ -338,8 +374,8 @@ def library() -> ctypes.CDLL | None:
     loaded = hardware.bf16_kernels(_SOURCE)
     if loaded is None:
         return None
-    pointer, whole = ctypes.c_void_p, ctypes.c_int64
-    loaded.norm_relu_forward.argtypes = [*[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 6]
-    loaded.norm_relu_again.argtypes = [*[pointer] * 3, whole, whole, pointer]
-    loaded.norm_relu_backward.argtypes = [*[pointer] * 8, whole, whole, *[pointer] * 4]
+    pointer, whole, by = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+    loaded.norm_activation_forward.argtypes = [by, *[pointer] * 4, ctypes.c_float, whole, whole, *[pointer] * 6]
+    loaded.norm_activation_again.argtypes = [by, *[pointer] * 3, whole, whole, pointer]
+    loaded.norm_activation_backward.argtypes = [by, *[pointer] * 8, whole, whole, *[pointer] * 4]
     return loaded

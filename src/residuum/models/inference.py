@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from residuum.models import winograd
-from residuum.models.layers import Block, DropPath, Halving, Network, PreActivationBlock
+from residuum.models.layers import Activation, Block, DropPath, Halving, Network, PreActivationBlock, activation_of
 from residuum.models.pool import max_pool
 
 Step = Callable[[Tensor], Tensor]
@@ -74,7 +74,13 @@ class Convolution:
     """
 
     def __init__(
-        self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool, dtype: torch.dtype, *, halved: bool = False
+        self,
+        conv: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        by: Activation | None,
+        dtype: torch.dtype,
+        *,
+        halved: bool = False,
     ) -> None:
         weight, bias = folded(conv, norm)
         self.weight = weight.to(dtype, memory_format=torch.channels_last)
@@ -82,7 +88,7 @@ class Convolution:
         self.stride, self.dilation, self.groups = list(conv.stride), list(conv.dilation), conv.groups
         assert not isinstance(conv.padding, str)
         self.padding = list(conv.padding)
-        self.act = "relu" if relu else "none"
+        self.activation = by
         self._fuses = weight.device.type == "cpu" and _onednn_has(dtype)
         self._packed = False
         self._channels = conv.in_channels
@@ -91,30 +97,32 @@ class Convolution:
         self._halved = halved
 
     def __call__(self, x: Tensor) -> Tensor:
-        size = Halving.read_of(x) if self._halved else None
-        if self._quick and winograd.takes(x, self._channels, size):
-            return winograd.convolved(x, *self._quick, relu=self.act == "relu", size=size)
-        if not self._fuses:
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
-            return F.relu_(y) if self.act == "relu" else y
-        fused: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self._packed_for(x), self.bias, self.padding, self.stride, self.dilation, self.groups, self.act, [], ""
-        )
-        return fused
+        return self._convolved(x, None, Halving.read_of(x) if self._halved else None)
 
     def added_to(self, short: Tensor, x: Tensor) -> Tensor:
         """Returns act(conv(x) + bias + short), which may be in the memory of `short`."""
-        short = short.contiguous(memory_format=torch.channels_last)
-        if self._quick and winograd.takes(x, self._channels):
-            return winograd.convolved(x, *self._quick, short, relu=self.act == "relu")
-        if not self._fuses:
-            y = F.conv2d(x, self.weight, self.bias, self.stride, self.padding, self.dilation, self.groups).add_(short)
-            return F.relu_(y) if self.act == "relu" else y
-        torch.ops.mkldnn._convolution_pointwise_.binary(
-            short, x, self._packed_for(x), self.bias, self.padding, self.stride, self.dilation, self.groups,
-            "add", 1.0, self.act if self.act == "relu" else None, [], None,
-        )  # fmt: skip
-        return short
+        return self._convolved(x, short.contiguous(memory_format=torch.channels_last), None)
+
+    def _convolved(self, x: Tensor, short: Tensor | None, size: tuple[int, int] | None) -> Tensor:
+        relu = self.activation == "relu"
+        how = (self.bias, self.stride, self.padding, self.dilation, self.groups)
+        of_onednn = (self.bias, self.padding, self.stride, self.dilation, self.groups)
+        if self._quick and winograd.takes(x, self._channels, size):
+            y = winograd.convolved(x, *self._quick, short, relu=relu, size=size)
+        elif not self._fuses:
+            y = F.conv2d(x, self.weight, *how)
+            y = y if short is None else y.add_(short)
+            y = F.relu_(y) if relu else y
+        elif short is None:
+            y = torch.ops.mkldnn._convolution_pointwise(
+                x, self._packed_for(x), *of_onednn, "relu" if relu else "none", [], ""
+            )
+        else:
+            y = short
+            torch.ops.mkldnn._convolution_pointwise_.binary(
+                y, x, self._packed_for(x), *of_onednn, "add", 1.0, "relu" if relu else None, [], None
+            )
+        return F.gelu(y) if self.activation == "gelu" else y
 
     def _packed_for(self, x: Tensor) -> Tensor:
         """Returns the weights in the order that oneDNN prefers for pictures such as `x`; the first ones decide."""
@@ -149,7 +157,7 @@ def _of_block(block: nn.Module, dtype: torch.dtype) -> Step:
         steps, short = _in_a_row([block.branch], dtype), block.shortcut
         last = steps.pop()
         if isinstance(last, Convolution):
-            last.act = "relu"
+            last.activation = block.activation
             if short is None:
                 return _chain([*steps, last])
             return _joined(steps, last, _chain(_in_a_row([short], dtype)))
@@ -166,7 +174,7 @@ def _of_block(block: nn.Module, dtype: torch.dtype) -> Step:
 
 
 def _joined(steps: list[Step], last: Convolution, shortcut: Step) -> Step:
-    """y = relu(branch(x) + shortcut(x)); `x` is used up."""
+    """y = activation(branch(x) + shortcut(x)); `x` is used up."""
 
     def step(x: Tensor) -> Tensor:
         y = x
@@ -191,7 +199,8 @@ def _pre_activated(activate: Step, steps: list[Step], last: Convolution, shortcu
 
 
 def _in_a_row(layers: Iterable[nn.Module], dtype: torch.dtype) -> list[Step]:
-    """Returns the steps of layers one after the other, of which a convolution takes in the norm and relu after it."""
+    """Returns the steps of layers one after the other, of which a convolution takes in the norm and activation after
+    it."""
     waiting, steps = _flat(layers), []
     while waiting:
         layer = waiting.pop(0)
@@ -200,12 +209,12 @@ def _in_a_row(layers: Iterable[nn.Module], dtype: torch.dtype) -> list[Step]:
                 steps.append(_called(layer, dtype))
             continue
         norm = waiting.pop(0) if waiting and _is_folded(waiting[0]) else None
-        relu = bool(waiting and isinstance(waiting[0], nn.ReLU) and not _hooked(waiting[0]))
-        if relu:
+        by = activation_of(waiting[0]) if waiting and not _hooked(waiting[0]) else None
+        if by is not None:
             waiting.pop(0)
         assert norm is None or isinstance(norm, nn.BatchNorm2d)
         halved = bool(waiting and type(waiting[0]) is Halving and not _hooked(waiting[0]))
-        steps.append(Convolution(layer, norm, relu, dtype, halved=halved))
+        steps.append(Convolution(layer, norm, by, dtype, halved=halved))
     return steps
 
 

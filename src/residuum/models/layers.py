@@ -24,6 +24,7 @@ from residuum.errors import UsageError
 Shortcut = Literal["A", "B", "C"]
 StrideIn = Literal["1x1", "3x3"]
 StemKind = Literal["imagenet", "cifar"]
+Activation = Literal["relu", "gelu"]
 
 
 class Network(nn.Module):
@@ -209,27 +210,29 @@ def make_shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: i
 class Block(nn.Module):
     """y = relu(branch(x) + shortcut(x)), or y = relu(branch(x)) in a plain net, which has no shortcut.
 
-    The branch is its convolutions, each with a batch norm after it, and a relu between them.
-    [N, C, H, W] -> [N, D, h, w].
+    The branch is its convolutions, each with a batch norm after it, and a relu between them. `by` puts another
+    activation in the place of every relu. [N, C, H, W] -> [N, D, h, w].
     """
 
-    def __init__(self, convs: list[nn.Conv2d], shortcut: Shortcut | None, drop_path: float) -> None:
+    def __init__(
+        self, convs: list[nn.Conv2d], shortcut: Shortcut | None, drop_path: float, by: Activation = "relu"
+    ) -> None:
         super().__init__()
+        self.activation: Activation = by
         parts: OrderedDict[str, nn.Module] = OrderedDict()
         for number, each in enumerate(convs, start=1):
             parts[f"conv{number}"] = each
             parts[f"norm{number}"] = nn.BatchNorm2d(each.out_channels)
             if number < len(convs):
-                parts[f"relu{number}"] = nn.ReLU(inplace=True)
+                parts[f"{by}{number}"] = activation_by(by)
         if drop_path > 0:
             parts["drop_path"] = DropPath(drop_path)
         self.branch = nn.Sequential(parts)
         self.shortcut = make_shortcut(shortcut, *_ends(convs), norm=True) if shortcut else None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.shortcut is None:
-            return F.relu(self.branch(x), inplace=True)
-        return F.relu(self.branch(x).add_(self.shortcut(x)), inplace=True)  # nothing else reads the branch
+        y = self.branch(x)  # which nothing else reads
+        return activate_(y if self.shortcut is None else y.add_(self.shortcut(x)), self.activation)
 
     def zero_last(self) -> None:
         """Sets the scale of the branch's last norm to zero, so that the block starts as relu(shortcut(x))."""
@@ -292,6 +295,23 @@ class Halving(nn.MaxPool2d):
         """Returns how many rows and columns of maps like x [N, C, H, W] it reads."""
         high, wide = (max(1, side // 2 * 2) for side in x.shape[2:])
         return high, wide
+
+
+def activation_by(by: Activation) -> nn.Module:
+    """Returns the layer that applies it."""
+    return nn.ReLU(inplace=True) if by == "relu" else nn.GELU()
+
+
+def activation_of(layer: nn.Module) -> Activation | None:
+    """Returns which activation the layer is, if it is one."""
+    if isinstance(layer, nn.ReLU):
+        return "relu"
+    return "gelu" if type(layer) is nn.GELU and layer.approximate == "none" else None
+
+
+def activate_(x: Tensor, by: Activation) -> Tensor:
+    """Returns what the activation makes of x, which is used up."""
+    return F.relu(x, inplace=True) if by == "relu" else F.gelu(x)
 
 
 def activation(channels: int) -> nn.Sequential:

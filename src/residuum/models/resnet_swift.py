@@ -4,7 +4,7 @@ convolution and one residual block.
 Source: Jordan, arXiv:2404.00498, sections 3.1 (whitening, from Page's "How to train your ResNet"), 3.2 (convolutions
     that start as the identity), 4 (widths; the identity shortcut over the last two convolutions of every stage is that
     of the network for 96 %); his code of 2024 for the small head.
-Departures: the blocks are those of arXiv:1512.03385, with ReLU for GELU; norms have a learned scale; the networks for
+Departures: the blocks are those of arXiv:1512.03385, with GELU for ReLU; norms have a learned scale; the networks for
     94 % have the shortcuts too (swift_resnet7_cifar is the source's with a shortcut over the second of its two
     convolutions in every stage).
 Shapes: N pictures, C channels, H and W pixels, K classes.
@@ -79,7 +79,7 @@ class GlobalMaxPool(nn.Module):
 
 
 class SwiftResNet(Network):
-    """Stages of a widening convolution, 2x2 max pooling, norm and relu, then y = relu(branch(x) + x).
+    """Stages of a widening convolution, 2x2 max pooling, norm and gelu, then y = gelu(branch(x) + x).
 
     `channels` are the stages' widths and `convs` the convolutions of each branch; the other arguments are the options
     above.
@@ -100,7 +100,7 @@ class SwiftResNet(Network):
     ) -> None:
         super().__init__()
         whitening = Whitening(in_channels)
-        self.stem = nn.Sequential(OrderedDict(conv=whitening, relu=nn.ReLU(inplace=True)))
+        self.stem = nn.Sequential(OrderedDict(conv=whitening, gelu=nn.GELU()))
         wide = [layers.widened(each, width) for each in channels]
         before = [whitening.out_channels, *wide[:-1]]
         self.stages = nn.Sequential(
@@ -144,13 +144,13 @@ def _widening(in_channels: int, out_channels: int) -> nn.Sequential:
             conv=layers.conv(in_channels, out_channels, 3),
             pool=layers.Halving(),
             norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(inplace=True),
+            gelu=nn.GELU(),
         )
     )
 
 
 def _block(channels: int, convs: int) -> layers.Block:
-    return layers.Block([layers.conv(channels, channels, 3) for _ in range(convs)], "A", drop_path=0.0)
+    return layers.Block([layers.conv(channels, channels, 3) for _ in range(convs)], "A", 0.0, "gelu")
 
 
 @MODELS.register(

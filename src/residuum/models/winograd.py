@@ -51,8 +51,8 @@ def knows(conv: nn.Conv2d) -> bool:
 
 
 def takes(x: Tensor, channels: int, size: tuple[int, int] | None = None) -> bool:
-    """Whether what such a convolution of `channels` makes of x, as many rows and columns as x has or `size`, is computed
-    here, and faster; without a size, x's gradient too."""
+    """Whether what such a convolution of `channels` makes of x, as many rows and columns as x has or `size`, is
+    computed here, and faster; without a size, x's gradient too."""
     return _fits(x, channels, size, _WASTE)
 
 
@@ -84,8 +84,8 @@ class Packed(NamedTuple):
 
 
 def packed(weight: Tensor, *, turned: bool = False, kept: bool = True) -> Packed:
-    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, or, `turned`, as it reads those of the gradient of
-    the convolution's pictures; where they are not `kept`, in memory that this thread's next ones take."""
+    """Returns float32 weights [D, C, 3, 3] as `convolved` reads them, or, `turned`, as it reads those of the gradient
+    of the convolution's pictures; where they are not `kept`, in memory that this thread's next ones take."""
     kernel = library()
     assert kernel is not None
     assert weight.dtype == torch.float32
@@ -134,14 +134,22 @@ def convolved(
     at_bias, at_residual = (None if each is None else each.data_ptr() for each in (bias, residual))
     with seen("convolution"):
         kernel.winograd_convolve(
-            shape, x.data_ptr(), u.values.data_ptr(), at_bias, at_residual, relu, y.data_ptr(), scratch.data_ptr(), threads
+            shape,
+            x.data_ptr(),
+            u.values.data_ptr(),
+            at_bias,
+            at_residual,
+            relu,
+            y.data_ptr(),
+            scratch.data_ptr(),
+            threads,
         )
     return y
 
 
 def gradient_of_pictures(gradient: Tensor, weight: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-    """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, h, w]; `size` is
-    H and W, where they are not h and w."""
+    """Returns the gradient of the convolution's pictures, [N, C, H, W], from that of its results [N, D, h, w]; `size`
+    is H and W, where they are not h and w."""
     with seen("convolution's gradient of data"):
         return convolved(gradient, packed(weight, turned=True, kept=False), size=size)
 

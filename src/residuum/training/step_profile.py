@@ -49,7 +49,7 @@ GROUPS = (
 )  # fmt: skip
 """The groups, in the order of a step."""
 
-FUSED = "with the addition and ReLU that come after"
+FUSED = "with the addition and the activation that come after"
 """What is also in the norms where the fused kernel computes them."""
 
 _BACKWARD = "convolutions, backward"  # until its two parts are told apart
@@ -61,9 +61,9 @@ _BY_NAME = {
     "_Conv",
     _BACKWARD: "ConvolutionBackward0 convolution_backward",
     NORMS: "batch_norm native_batch_norm _batch_norm_impl_index cudnn_batch_norm group_norm native_group_norm "
-    "layer_norm native_layer_norm _NormReLU _NormReLUConv",
+    "layer_norm native_layer_norm _NormActivation _NormActivationConv",
     NORMS_BACKWARD: "NativeBatchNormBackward0 CudnnBatchNormBackward0 NativeGroupNormBackward0 "
-    "NativeLayerNormBackward0 _NormReLUBackward _NormReLUConvBackward native_batch_norm_backward "
+    "NativeLayerNormBackward0 _NormActivationBackward _NormActivationConvBackward native_batch_norm_backward "
     "cudnn_batch_norm_backward",
     ADDITIONS: "add add_ relu relu_ threshold_backward AddBackward0 ReluBackward0",
     POOLING: "max_pool2d avg_pool2d adaptive_avg_pool2d mean _MaxPool _MaxPoolBackward MaxPool2DWithIndicesBackward0 "
@@ -83,7 +83,7 @@ _GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.
     "convolution's gradient of data": TO_INPUTS,
     "convolution's gradient of weights": TO_WEIGHTS,
 }
-_WITH_OTHERS = ("_NormReLUConv", "_NormReLUConvBackward", "_ConvBackward")
+_WITH_OTHERS = ("_NormActivationConv", "_NormActivationConvBackward", "_ConvBackward")
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -166,7 +166,7 @@ def added_up(events: Iterable[Any], *, on_gpu: bool = False) -> tuple[dict[str, 
                 _add(event, PYTHON, False, sums, "self_device_time_total")
         sums[OTHER] += sums.pop(PYTHON, 0.0)
         sums[IDLE] = max(0.0, end - start - sum(sums.values()))
-    return dict(sums), any(event.name == "_NormReLU" for event in every)
+    return dict(sums), any(event.name == "_NormActivation" for event in every)
 
 
 def _add(event: Any, outer: str, closed: bool, sums: dict[str, float], key: str) -> None:
