@@ -200,6 +200,40 @@ def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv
     assert kept == [x.numel(), 2 * x.numel() + (0 if winograd.knows(conv) else conv.weight.numel())]
 
 
+@here
+@pytest.mark.parametrize("frozen", ["nothing", "the branch", "the shortcut"])
+def test_a_bottlenecks_wide_map_is_computed_again_and_not_kept(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, kept = [], []
+    for few in (fused._FEW, 0):
+        monkeypatch.setattr(fused, "_FEW", few)
+        torch.manual_seed(0)
+        convs = [layers.conv(32, 16, 1), layers.conv(16, 16, 3), layers.conv(16, 64, 1)]
+        block = layers.Block(convs, "B", 0.0).to(memory_format=torch.channels_last)
+        for norm in block.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                nn.init.normal_(norm.weight)
+        if frozen != "nothing":
+            (block.branch if frozen == "the branch" else block.shortcut).requires_grad_(False)
+        x = drawn(4, 32, 9, 9, seed=0, mean=1).requires_grad_(frozen == "nothing")
+        sizes: list[int] = []
+
+        def count(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
+            sizes.append(tensor.numel() if tensor.dtype == torch.bfloat16 else 0)
+            return tensor
+
+        with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
+            y = fused._block(block, x)
+        y.backward(drawn(*y.shape, seed=1))
+        gradients = {name: each.grad for name, each in block.named_parameters()} | {"x": x.grad}
+        found.append({"y": y.detach()} | gradients | dict(block.named_buffers()))
+        kept.append(sum(sizes))
+    for name, value in found[0].items():
+        other = found[1][name]
+        assert (value is None) == (other is None)
+        assert value is None or torch.equal(value, other), name
+    assert kept[1] - kept[0] == y.numel()
+
+
 @pytest.mark.parametrize("way", ["alone", pytest.param("with the norm before it", marks=here)])
 def test_the_gradient_of_a_stride_over_one_pixel_is_float32s(way: str) -> None:
     """Torch's own has values that nobody wrote in half of these."""

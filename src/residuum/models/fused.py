@@ -2,8 +2,9 @@
 
 Of a step of ResNet-20 in bfloat16 these take a third of the time when each goes through memory on its own. `fused.c`
 does them together (see `native`). What they give a convolution alone is not kept for the backward pass, which computes
-it again, bit for bit. Max pooling is `pool.py`'s, and most 3x3 convolutions are `winograd.py`'s. Where there is no C
-compiler, or the processor has no bfloat16 instructions of AVX-512, everything is computed by torch.
+it again, bit for bit; nor is what the last convolution of a bottleneck makes of few channels. Max pooling is
+`pool.py`'s, and most 3x3 convolutions are `winograd.py`'s. Where there is no C compiler, or the processor has no
+bfloat16 instructions of AVX-512, everything is computed by torch.
 
 The network stays what it is: `forward_of` gives another way through the same modules, for training steps alone.
 
@@ -17,7 +18,7 @@ import functools
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,9 @@ from residuum.models.pool import max_pool
 _SOURCE = Path(__file__).with_name("fused.c")
 _LANES = 16
 """So many channels are computed at a time; others are torch's."""
+_FEW = 64
+"""Of so many channels a 1x1 convolution is computed twice rather than kept: in ResNet-50's first stage, a hundredth of
+a step's multiplications for an eighth of what it keeps."""
 _ACTIVATIONS: dict[Activation, int] = {"relu": 0, "gelu": 1}
 """What `fused.c` calls Activation."""
 
@@ -90,7 +94,50 @@ def _block(block: Block, x: Tensor) -> Tensor:
         y: Tensor = block(x)
         return y
     short = None if block.shortcut is None else block.shortcut(x)
+    expansion = _expansion_of(first)
+    if expansion is not None and short is not None:
+        x, first = _in_a_row(first[:-3], x), first[-3:]
+        if _expands(expansion, last, x, short):
+            return _expanded(expansion, last, x, short, block.activation)
     return _norm_activation(last, _in_a_row(first, x), short, block.activation)
+
+
+class _Expansion(NamedTuple):
+    """The end of a bottleneck's branch: a norm, an activation, and a 1x1 convolution of few channels into many."""
+
+    norm: nn.BatchNorm2d
+    by: Activation
+    conv: Conv2d
+
+
+def _expansion_of(layers: list[nn.Module]) -> _Expansion | None:
+    """Returns what the layers end with, where it is one."""
+    if len(layers) < 3:
+        return None
+    norm, then, conv = layers[-3:]
+    by = _activation(then)
+    if by is None or not isinstance(norm, nn.BatchNorm2d) or not _takes_over(conv):
+        return None
+    is_plain = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+    return _Expansion(norm, by, conv) if is_plain and conv.in_channels <= min(_FEW, conv.out_channels // 2) else None
+
+
+def _expands(expansion: _Expansion, last: nn.BatchNorm2d, x: Tensor, residual: Tensor) -> bool:
+    """Whether `_expanded` computes it."""
+    results = (len(x), expansion.conv.out_channels, *x.shape[2:])
+    return _fits(expansion.norm, x, None) and _fits(last, residual, None) and residual.shape == results
+
+
+def _expanded(expansion: _Expansion, last: nn.BatchNorm2d, x: Tensor, residual: Tensor, by: Activation) -> Tensor:
+    """Returns activation(last(conv(activation(norm(x)))) + residual)."""
+    norm, _, conv = expansion
+    for each in (norm, last):
+        if each.num_batches_tracked is not None:
+            each.num_batches_tracked.add_(1)
+    y: Tensor = _Expanded.apply(
+        x, residual, norm.weight, norm.bias, conv.weight, last.weight, last.bias, expansion, last, by
+    )
+    return y
 
 
 def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
@@ -101,7 +148,7 @@ def _in_a_row(layers: nn.Module | list[nn.Module], x: Tensor) -> Tensor:
     while at < len(every):
         layer = every[at]
         then, last = (*every[at + 1 : at + 3], None, None)[:2]
-        by = activation_of(then) if then is not None and not _hooked(then) else None
+        by = _activation(then)
         if isinstance(layer, nn.BatchNorm2d) and by is not None:
             conv = last if _takes_over(last) else None
             x = _norm_activation(layer, x, None, by, conv)
@@ -126,6 +173,11 @@ def _alone(layer: nn.Module, x: Tensor, then: nn.Module | None = None) -> Tensor
             return convolved
     y: Tensor = layer(x)
     return y
+
+
+def _activation(layer: nn.Module | None) -> Activation | None:
+    """Returns which activation the layer is that can be computed here, if it is one."""
+    return None if layer is None or _hooked(layer) else activation_of(layer)
 
 
 def _layers(module: nn.Module) -> list[nn.Module]:
@@ -238,21 +290,62 @@ class _NormActivationConv(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        kernel = library()
-        assert kernel is not None
         x, weight, statistics, of_conv = ctx.saved_tensors
-        y = torch.empty_like(x, memory_format=torch.channels_last)
-        count, channels = x.numel() // x.shape[1], x.shape[1]
-        kernel.norm_activation_again(
-            _ACTIVATIONS[ctx.by], _at(x), _at(statistics[3]), _at(statistics[4]), count, channels, _at(y)
-        )
+        y = _normalised_again(ctx.by, x, statistics)
         further, learns = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
         of_y, of_conv = _convolution_gradients(ctx.conv, gradient, y, of_conv, further, learns)
         del y
         if of_y is None:
             return None, None, None, of_conv, None, None, None
-        of_x, _, of_weight, of_bias = _gradients(ctx.by, x, None, of_y, weight, statistics, False)
+        of_x, _, of_weight, of_bias = _gradients(ctx.by, x, None, of_y, weight, statistics, False, into=of_y)
         return of_x, of_weight, of_bias, of_conv, None, None, None
+
+
+class _Expanded(torch.autograd.Function):
+    """activation(last(conv(activation(norm(x)))) + residual) in training, keeping neither what goes into the
+    convolution nor what it gives: the backward pass computes both again from x. What is kept beside x is as in
+    `_NormActivation`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        of_conv: Tensor,
+        last_weight: Tensor,
+        last_bias: Tensor,
+        expansion: _Expansion,
+        last: nn.BatchNorm2d,
+        by: Activation,
+    ) -> Tensor:
+        into, statistics = _normalised(expansion.norm, expansion.by, x, None, weight, bias)
+        wide = _convolved(expansion.conv, into, of_conv)
+        y, last_statistics = _normalised(last, by, wide, residual, last_weight, last_bias)
+        kept = residual if by == "gelu" else y
+        ctx.save_for_backward(x, kept, weight, statistics, of_conv, last_weight, last_statistics)
+        ctx.expansion, ctx.by = expansion, by
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, kept, weight, statistics, of_conv, last_weight, last_statistics = ctx.saved_tensors
+        _, by, conv = ctx.expansion
+        into = _normalised_again(by, x, statistics)
+        wide = _convolved(conv, into, of_conv)
+        of_wide, of_residual, *of_last = _gradients(
+            ctx.by, wide, kept, gradient, last_weight, last_statistics, ctx.needs_input_grad[1], into=wide
+        )
+        del wide
+        further, learns = any((ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4])), ctx.needs_input_grad[4]
+        of_into, of_conv = _convolution_gradients(conv, of_wide, into, of_conv, further, learns)
+        del into, of_wide, gradient
+        if of_into is None:
+            return None, of_residual, None, None, of_conv, *of_last, None, None, None
+        of_x, _, of_weight, of_bias = _gradients(by, x, None, of_into, weight, statistics, False, into=of_into)
+        return of_x, of_residual, of_weight, of_bias, of_conv, *of_last, None, None, None
 
 
 class _Conv(torch.autograd.Function):
@@ -331,6 +424,18 @@ def _normalised(
     return y, statistics
 
 
+def _normalised_again(by: Activation, x: Tensor, statistics: Tensor) -> Tensor:
+    """Returns activation(norm(x)) in the bits that `_normalised` gave."""
+    kernel = library()
+    assert kernel is not None
+    y = torch.empty_like(x, memory_format=torch.channels_last)
+    *_, scale, shift = statistics
+    kernel.norm_activation_again(
+        _ACTIVATIONS[by], _at(x), _at(scale), _at(shift), x.numel() // x.shape[1], x.shape[1], _at(y)
+    )
+    return y
+
+
 def _gradients(
     by: Activation,
     x: Tensor,
@@ -339,16 +444,20 @@ def _gradients(
     weight: Tensor,
     statistics: Tensor,
     to_residual: bool,
+    *,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """Returns those of x, of the residual, of the norm's weight and bias, from that of activation(norm(x) + residual).
 
-    `kept` is what tells the slope beside x where there is a residual: of relu the result, of gelu the residual.
+    `kept` is what tells the slope beside x where there is a residual: of relu the result, of gelu the residual. That of
+    x comes in the place of `into`, which may be x or the gradient.
     """
     kernel = library()
     assert kernel is not None
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     mean, _, inverse_std, scale, shift = statistics
-    of_x = torch.empty_like(x, memory_format=torch.channels_last)
+    fits = into is not None and into.is_contiguous(memory_format=torch.channels_last)
+    of_x = into if into is not None and fits else torch.empty_like(x, memory_format=torch.channels_last)
     of_residual = torch.empty_like(of_x) if to_residual else None
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
     failed = kernel.norm_activation_backward(

@@ -61,11 +61,11 @@ _BY_NAME = {
     "_Conv",
     _BACKWARD: "ConvolutionBackward0 convolution_backward",
     NORMS: "batch_norm native_batch_norm _batch_norm_impl_index cudnn_batch_norm group_norm native_group_norm "
-    "layer_norm native_layer_norm _NormActivation _NormActivationConv",
+    "layer_norm native_layer_norm _NormActivation _NormActivationConv _Expanded",
     NORMS_BACKWARD: "NativeBatchNormBackward0 CudnnBatchNormBackward0 NativeGroupNormBackward0 "
-    "NativeLayerNormBackward0 _NormActivationBackward _NormActivationConvBackward native_batch_norm_backward "
-    "cudnn_batch_norm_backward",
-    ADDITIONS: "add add_ relu relu_ threshold_backward AddBackward0 ReluBackward0",
+    "NativeLayerNormBackward0 _NormActivationBackward _NormActivationConvBackward _ExpandedBackward "
+    "native_batch_norm_backward cudnn_batch_norm_backward",
+    ADDITIONS: "add add_ relu relu_ gelu threshold_backward AddBackward0 ReluBackward0 GeluBackward0",
     POOLING: "max_pool2d avg_pool2d adaptive_avg_pool2d mean _MaxPool _MaxPoolBackward MaxPool2DWithIndicesBackward0 "
     "AvgPool2DBackward0 AdaptiveAvgPool2DBackward0 MeanBackward1",
     PRODUCTS: "linear addmm mm matmul AddmmBackward0 MmBackward0 TBackward0",
@@ -83,7 +83,9 @@ _GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.
     "convolution's gradient of data": TO_INPUTS,
     "convolution's gradient of weights": TO_WEIGHTS,
 }
-_WITH_OTHERS = ("_NormActivationConv", "_NormActivationConvBackward", "_ConvBackward")
+_WITH_OTHERS = (
+    "_NormActivationConv", "_NormActivationConvBackward", "_Expanded", "_ExpandedBackward", "_ConvBackward",
+)  # fmt: skip
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
