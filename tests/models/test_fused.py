@@ -172,9 +172,12 @@ CONVS = [
 
 
 @here
+@pytest.mark.parametrize("by", ["relu", "gelu"])
 @pytest.mark.parametrize("conv", CONVS, ids=["1x1", "3x3 that strides", "grouped", "3x3"])
-def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv: layers.Conv2d) -> None:
-    """One after the other keep relu(norm(x)); as one they compute it again."""
+def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(
+    conv: layers.Conv2d, by: layers.Activation
+) -> None:
+    """One after the other keep activation(norm(x)); as one they compute it again."""
     conv = copy.deepcopy(conv).to(memory_format=torch.channels_last)
     found, kept = [], []
     for joined in (conv, None):
@@ -189,7 +192,7 @@ def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv
 
         with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(count, lambda kept: kept):
             assert fused._takes_over(conv)
-            y = fused._norm_activation(norm, x, None, "relu", joined)
+            y = fused._norm_activation(norm, x, None, by, joined)
             y = fused._alone(conv, y) if joined is None else y
         y.backward(drawn(*y.shape, seed=1))
         gradients = (x.grad, norm.weight.grad, norm.bias.grad, conv.weight.grad, norm.running_mean, norm.running_var)
@@ -201,20 +204,27 @@ def test_a_convolution_after_it_has_the_same_bits_without_what_went_into_it(conv
 
 
 @here
-@pytest.mark.parametrize("frozen", ["nothing", "the branch", "the shortcut"])
-def test_a_bottlenecks_wide_map_is_computed_again_and_not_kept(frozen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("by", ["relu", "gelu"])
+@pytest.mark.parametrize(
+    "learns",
+    ["", "branch", "shortcut", "branch.conv3", "branch.norm2", "branch.norm3", "branch.conv1", "branch.norm2.bias"],
+)
+def test_a_bottlenecks_wide_map_is_computed_again_and_not_kept(
+    learns: str, by: layers.Activation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever learns: all of it and what is before it, or one part."""
     found, kept = [], []
     for few in (fused._FEW, 0):
         monkeypatch.setattr(fused, "_FEW", few)
         torch.manual_seed(0)
         convs = [layers.conv(32, 16, 1), layers.conv(16, 16, 3), layers.conv(16, 64, 1)]
-        block = layers.Block(convs, "B", 0.0).to(memory_format=torch.channels_last)
+        block = layers.Block(convs, "B", 0.0, by).to(memory_format=torch.channels_last)
         for norm in block.modules():
             if isinstance(norm, nn.BatchNorm2d):
                 nn.init.normal_(norm.weight)
-        if frozen != "nothing":
-            (block.branch if frozen == "the branch" else block.shortcut).requires_grad_(False)
-        x = drawn(4, 32, 9, 9, seed=0, mean=1).requires_grad_(frozen == "nothing")
+        for name, parameter in block.named_parameters():
+            parameter.requires_grad_(name.startswith(learns))
+        x = drawn(4, 32, 9, 9, seed=0, mean=1).requires_grad_(not learns)
         sizes: list[int] = []
 
         def count(tensor: Tensor, sizes: list[int] = sizes) -> Tensor:
@@ -231,8 +241,8 @@ def test_a_bottlenecks_wide_map_is_computed_again_and_not_kept(frozen: str, monk
         other = found[1][name]
         assert (value is None) == (other is None)
         assert value is None or torch.equal(value, other), name
-    needless = y.numel() // 4 if frozen == "the branch" else 0  # what goes in, though nothing before it learns
-    assert kept[1] - kept[0] == y.numel() - needless
+    if not learns:
+        assert kept[1] - kept[0] == y.numel()
 
 
 @pytest.mark.parametrize("way", ["alone", pytest.param("with the norm before it", marks=here)])

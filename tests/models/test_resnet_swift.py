@@ -73,7 +73,7 @@ def test_every_stage_adds_an_identity_shortcut(name: str) -> None:
         assert [type(block.shortcut) for block in blocks] == [nn.Identity]
 
 
-def test_a_block_is_its_shortcut_where_the_branch_is_off() -> None:
+def test_a_block_is_its_shortcut_and_gelu_where_the_branch_is_off() -> None:
     model = create_model("swift_resnet10_cifar", width=0.125, zero_init_last=True).eval()
     for stage, channels in zip(model.stages, model.feature_channels, strict=True):
         x = torch.rand(2, channels, 4, 4)

@@ -93,7 +93,7 @@ def test_what_halving_leaves_out_is_not_computed(side: int, monkeypatch: pytest.
             y = fused._in_a_row([conv, pool], own_x)
         y.backward(gradient)
         with torch.inference_mode():
-            answer = inference._chain(inference._in_a_row([conv, pool], torch.bfloat16))(x)
+            answer = inference._chain(inference._in_a_row([conv, nn.GELU(), pool], torch.bfloat16))(x)
         found.append((y, own_x.grad, answer, conv.weight.grad))
     assert sizes[::3] == [(side // 2 * 2,) * 2, (side, side)]
     assert sizes[2::3] == sizes[::3]
@@ -147,14 +147,15 @@ def test_others_are_about_twice_as_far_from_float64_as_torchs(shape: tuple[int, 
 
 
 @here
-def test_bias_addition_and_relu_are_added_before_it_is_rounded() -> None:
-    x, weight = whole(3, 32, 5, 6, most=3, seed=0), 4 * whole(64, 32, 3, 3, most=3, seed=1).float()
-    bias = torch.arange(64) / 8 - 4
+@pytest.mark.parametrize("channels", [64, 30, 99])
+def test_bias_addition_and_relu_are_added_before_it_is_rounded(channels: int) -> None:
+    x, weight = whole(3, 32, 5, 6, most=3, seed=0), 4 * whole(channels, 32, 3, 3, most=3, seed=1).float()
+    bias = torch.arange(channels) / 8 - 4
     u, exact = winograd.packed(weight), conv2d(x.double(), weight.double(), padding=1)
     shifted = exact + bias.double()[:, None, None]
     assert torch.equal(winograd.convolved(x, u, bias), shifted.bfloat16())
     assert torch.equal(winograd.convolved(x, u, relu=True), exact.relu().bfloat16())
-    short = whole(3, 64, 5, 6, most=99, seed=2)
+    short = whole(3, channels, 5, 6, most=99, seed=2)
     wanted = (shifted + short.double()).relu().bfloat16()
     found = winograd.convolved(x, u, bias, short, relu=True)
     assert torch.equal(found, wanted)
@@ -162,14 +163,18 @@ def test_bias_addition_and_relu_are_added_before_it_is_rounded() -> None:
 
 
 @here
-@pytest.mark.parametrize("shape", [(70, 64, 32, 9, 9), (2, 160, 224, 8, 8)], ids=["many tiles", "few tiles"])
+@pytest.mark.parametrize(
+    "shape",
+    [(70, 64, 32, 9, 9), (2, 160, 224, 8, 8), (2, 72, 150, 8, 8)],
+    ids=["many tiles", "few tiles", "odd groups"],
+)
 def test_the_number_of_threads_changes_no_bit(shape: tuple[int, ...], threads: Callable[[int], None]) -> None:
     """Of few tiles, several threads take the same ones: each some of the channels. Of the gradient of the weights each
     takes some of the places, of which there are four rows, and where there are more threads, some of the channels."""
     n, c, d, h, w = shape
     x, gradient, weight = drawn(n, c, h, w, seed=0), drawn(n, d, h, w, seed=1), torch.randn(d, c, 3, 3)
     found = []
-    for count in (1, 2, 3, 8, 13):
+    for count in (1, 2, 3, 6, 8, 13):
         threads(count)
         y = winograd.convolved(x, winograd.packed(weight))
         found.append((y, winograd.gradient_of_pictures(gradient, weight), winograd.gradient_of_weights(x, gradient)))

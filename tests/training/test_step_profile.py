@@ -56,6 +56,9 @@ NODE = "autograd::engine::evaluate_function: "
             Event("residuum: convolution's gradient of data", 4, [Event("residuum: convolution", 8)]),
             Event("residuum: convolution's gradient of weights", 16)])]),
          {parts.NORMS_BACKWARD: 3, parts.TO_INPUTS: 12, parts.TO_WEIGHTS: 16}),
+        (Event(f"{NODE}_ExpandedBackward", 1, [Event("_ExpandedBackward", 2, [
+            Event("aten::conv2d", 4), Event("aten::convolution_backward", 8)])]),  # the first is computed again
+         {parts.NORMS_BACKWARD: 3, parts.FORWARD: 4, parts._BACKWARD: 8}),
         (Event("_Conv", 1, [Event("residuum: convolution", 2)]), {parts.FORWARD: 3}),
         (Event("_MaxPool", 1, [Event("aten::empty", 2)]), {parts.POOLING: 3}),
         (Event(f"{NODE}AddBackward0", 1, [Event("AddBackward0", 2)]), {parts.ADDITIONS: 3}),

@@ -28,7 +28,7 @@ from residuum.training.run import Run
 from residuum.training.start import start
 from residuum.training.stop import Stop
 from residuum.training.train import train
-from residuum.training.transfer import choose_head, first_epochs, parts_of
+from residuum.training.transfer import choose_head, first_epochs, freezes, parts_of
 
 CPU = torch.device("cpu")
 
@@ -115,6 +115,8 @@ def test_the_stem_may_stop(optim: Sgd | AdamW | Muon, tiny: Recipe, tmp_path: Pa
 def test_a_stem_that_would_stop_after_the_run_does_not(tiny: Recipe, tmp_path: Path) -> None:
     run = build(replace(tiny, epochs=2, transfer=Transfer(stem_until_epoch=2)), tmp_path, CPU)
     assert run.thawing.in_words() == ""
+    assert not freezes(Transfer(stem_until_epoch=2), stages=3, epochs=2)
+    assert freezes(Transfer(stem_until_epoch=2), stages=3, epochs=3)
 
 
 def test_norms_that_are_kept_learn_their_scales_and_keep_their_statistics(tiny: Recipe, tmp_path: Path) -> None:
@@ -148,13 +150,21 @@ def test_rates_fall_with_depth() -> None:
 
 
 @pytest.mark.parametrize("optim", [Sgd(lr=0.05, nesterov=True), AdamW(lr=0.01)], ids=lambda o: o.name)
-@pytest.mark.parametrize("steps", [4, 8], ids=["frozen", "thawed"])
-def test_a_run_that_thaws_resumes_bit_for_bit(
-    optim: Sgd | AdamW, steps: int, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("transfer", "steps"),
+    [
+        (Transfer(freeze="stem", head_epochs=1, thaw_every_epochs=1, layer_decay=0.7), 4),
+        (Transfer(freeze="stem", head_epochs=1, thaw_every_epochs=1, layer_decay=0.7), 8),
+        (Transfer(stem_until_epoch=1), 8),
+    ],
+    ids=["frozen", "thawed", "stem stopped"],
+)
+def test_a_run_that_thaws_or_stops_resumes_bit_for_bit(
+    optim: Sgd | AdamW, transfer: Transfer, steps: int, tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the middle of the epoch in which the head is alone, or of the first one of the last stage."""
+    """Stopped in the middle of the epoch in which the head is alone, of the first one of the last stage, or of one
+    after the stem's last."""
     monkeypatch.setattr(training, "finish", lambda _: None)
-    transfer = Transfer(freeze="stem", head_epochs=1, thaw_every_epochs=1, layer_decay=0.7)
     data = replace(tiny.data, balanced_sampling=1.0)
     wanted = replace(tiny, transfer=transfer, optim=optim, data=data, class_weights=0.5, save_every_epochs=2)
     whole = train(wanted, out=tmp_path / "whole", device="cpu")

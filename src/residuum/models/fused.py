@@ -44,8 +44,8 @@ _SOURCE = Path(__file__).with_name("fused.c")
 _LANES = 16
 """So many channels are computed at a time; others are torch's."""
 _FEW = 64
-"""Of so many channels a 1x1 convolution is computed twice rather than kept: in ResNet-50's first stage, a hundredth of
-a step's multiplications for an eighth of what it keeps."""
+"""Of up to so many channels a 1x1 convolution is computed twice, and not kept: in ResNet-50's first stage, a hundredth
+of a step's multiplications for an eighth of what it keeps."""
 _ACTIVATIONS: dict[Activation, int] = {"relu": 0, "gelu": 1}
 """What `fused.c` calls Activation."""
 
@@ -90,7 +90,7 @@ def _stage(stage: nn.Module, x: Tensor) -> Tensor:
 def _block(block: Block, x: Tensor) -> Tensor:
     """y = activation(branch(x) + shortcut(x)), with the branch's last norm, the addition and the activation in one."""
     *first, last = block.branch
-    if not isinstance(last, nn.BatchNorm2d):  # drop path, which comes between the norm and the addition
+    if not isinstance(last, nn.BatchNorm2d) or _hooked(block.branch):  # or drop path, between norm and addition
         y: Tensor = block(x)
         return y
     short = None if block.shortcut is None else block.shortcut(x)
@@ -292,13 +292,9 @@ class _NormActivationConv(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, statistics, of_conv = ctx.saved_tensors
         y = _normalised_again(ctx.by, x, statistics)
-        further, learns = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
-        of_y, of_conv = _convolution_gradients(ctx.conv, gradient, y, of_conv, further, learns)
-        del y
-        if of_y is None:
-            return None, None, None, of_conv, None, None, None
-        of_x, _, of_weight, of_bias = _gradients(ctx.by, x, None, of_y, weight, statistics, False, into=of_y)
-        return of_x, of_weight, of_bias, of_conv, None, None, None
+        asked = any(ctx.needs_input_grad[:3]), ctx.needs_input_grad[3]
+        found = _gradients_before(ctx.conv, gradient, y, of_conv, ctx.by, x, weight, statistics, asked)
+        return *found, None, None, None
 
 
 class _Expanded(torch.autograd.Function):
@@ -321,7 +317,7 @@ class _Expanded(torch.autograd.Function):
         by: Activation,
     ) -> Tensor:
         into, statistics = _normalised(expansion.norm, expansion.by, x, None, weight, bias)
-        wide = _convolved(expansion.conv, into, of_conv)
+        wide = _convolved(expansion.conv, into, of_conv).contiguous(memory_format=torch.channels_last)
         y, last_statistics = _normalised(last, by, wide, residual, last_weight, last_bias)
         kept = residual if by == "gelu" else y
         ctx.save_for_backward(x, kept, weight, statistics, of_conv, last_weight, last_statistics)
@@ -334,18 +330,15 @@ class _Expanded(torch.autograd.Function):
         x, kept, weight, statistics, of_conv, last_weight, last_statistics = ctx.saved_tensors
         _, by, conv = ctx.expansion
         into = _normalised_again(by, x, statistics)
-        wide = _convolved(conv, into, of_conv)
+        wide = _convolved(conv, into, of_conv).contiguous(memory_format=torch.channels_last)
         of_wide, of_residual, *of_last = _gradients(
             ctx.by, wide, kept, gradient, last_weight, last_statistics, ctx.needs_input_grad[1], into=wide
         )
-        del wide
-        further, learns = any((ctx.needs_input_grad[0], *ctx.needs_input_grad[2:4])), ctx.needs_input_grad[4]
-        of_into, of_conv = _convolution_gradients(conv, of_wide, into, of_conv, further, learns)
-        del into, of_wide, gradient
-        if of_into is None:
-            return None, of_residual, None, None, of_conv, *of_last, None, None, None
-        of_x, _, of_weight, of_bias = _gradients(by, x, None, of_into, weight, statistics, False, into=of_into)
-        return of_x, of_residual, of_weight, of_bias, of_conv, *of_last, None, None, None
+        del wide, gradient
+        to_x, _, to_weight, to_bias, to_conv, *_ = ctx.needs_input_grad
+        asked = to_x or to_weight or to_bias, to_conv
+        of_x, *others = _gradients_before(conv, of_wide, into, of_conv, by, x, weight, statistics, asked)
+        return of_x, of_residual, *others, *of_last, None, None, None
 
 
 class _Conv(torch.autograd.Function):
@@ -400,6 +393,26 @@ def _convolution_gradients(
     return to_x, to_weight
 
 
+def _gradients_before(
+    conv: Conv2d,
+    gradient: Tensor,
+    into: Tensor,
+    of_conv: Tensor,
+    by: Activation,
+    x: Tensor,
+    weight: Tensor,
+    statistics: Tensor,
+    asked: tuple[bool, bool],
+) -> tuple[Tensor | None, ...]:
+    """Returns those of x, of the norm's weight and bias, and of the convolution's weight, from that of what conv makes
+    of `into`, which is activation(norm(x)). Which are `asked` for: the first three, and the last."""
+    of_into, of_conv_weight = _convolution_gradients(conv, gradient, into, of_conv, *asked)
+    if of_into is None:
+        return None, None, None, of_conv_weight
+    of_x, _, of_weight, of_bias = _gradients(by, x, None, of_into, weight, statistics, False, into=of_into)
+    return of_x, of_weight, of_bias, of_conv_weight
+
+
 def _normalised(
     norm: nn.BatchNorm2d, by: Activation, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -410,17 +423,16 @@ def _normalised(
     count, channels = x.numel() // x.shape[1], x.shape[1]
     y = torch.empty_like(x, memory_format=torch.channels_last)
     statistics = torch.empty(5, channels, dtype=torch.float32)
-    mean, variance, *_ = statistics
     failed = kernel.norm_activation_forward(
         _ACTIVATIONS[by], _at(x), _at(residual), _at(weight), _at(bias), norm.eps, count, channels, _at(y),
-        *map(_at, statistics),
+        *_rows(statistics),
     )  # fmt: skip
     _raise_if(failed)
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
-    norm.running_mean.lerp_(mean, norm.momentum)
-    norm.running_var.lerp_(variance.mul_(count / (count - 1)), norm.momentum)
+    norm.running_mean.lerp_(statistics[0], norm.momentum)
+    norm.running_var.lerp_(statistics[1] * (count / (count - 1)), norm.momentum)
     return y, statistics
 
 
@@ -429,10 +441,8 @@ def _normalised_again(by: Activation, x: Tensor, statistics: Tensor) -> Tensor:
     kernel = library()
     assert kernel is not None
     y = torch.empty_like(x, memory_format=torch.channels_last)
-    *_, scale, shift = statistics
-    kernel.norm_activation_again(
-        _ACTIVATIONS[by], _at(x), _at(scale), _at(shift), x.numel() // x.shape[1], x.shape[1], _at(y)
-    )
+    *_, scale, shift = _rows(statistics)
+    kernel.norm_activation_again(_ACTIVATIONS[by], _at(x), scale, shift, x.numel() // x.shape[1], x.shape[1], _at(y))
     return y
 
 
@@ -455,21 +465,26 @@ def _gradients(
     kernel = library()
     assert kernel is not None
     gradient = gradient.contiguous(memory_format=torch.channels_last)
-    mean, _, inverse_std, scale, shift = statistics
+    mean, _, inverse_std, scale, shift = _rows(statistics)
     fits = into is not None and into.is_contiguous(memory_format=torch.channels_last)
     of_x = into if into is not None and fits else torch.empty_like(x, memory_format=torch.channels_last)
     of_residual = torch.empty_like(of_x) if to_residual else None
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
     failed = kernel.norm_activation_backward(
-        _ACTIVATIONS[by], _at(x), _at(kept), _at(gradient), _at(weight), _at(mean), _at(inverse_std), _at(scale),
-        _at(shift), x.numel() // x.shape[1], x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
+        _ACTIVATIONS[by], _at(x), _at(kept), _at(gradient), _at(weight), mean, inverse_std, scale, shift,
+        x.numel() // x.shape[1], x.shape[1], _at(of_x), _at(of_residual), _at(of_weight), _at(of_bias),
     )  # fmt: skip
     _raise_if(failed)
     return of_x, of_residual, of_weight, of_bias
 
 
-def _at(tensor: Tensor | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+def _at(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _rows(statistics: Tensor) -> list[int]:
+    """Returns where each row of [5, C] lies."""
+    return [statistics.data_ptr() + row * 4 * statistics.shape[1] for row in range(len(statistics))]
 
 
 def _raise_if(failed: int) -> None:

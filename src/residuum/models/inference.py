@@ -2,8 +2,8 @@
 
 In evaluation mode a batch norm is a scale and a shift of each channel, which go into the weights and a bias of the
 convolution before it: the same function, but for rounding. What follows (ReLU, or the shortcut's addition and ReLU) is
-done by oneDNN's convolution while its results are still in the cache. In bfloat16 and float16 the pooled features and
-the classifier are float32, unlike under autocast, which rounds the logits to 8 bits.
+done by oneDNN's convolution while its results are still in the cache; GELU comes after it. In bfloat16 and float16 the
+pooled features and the classifier are float32, unlike under autocast, which rounds the logits to 8 bits.
 
 Most 3x3 convolutions in bfloat16 are `winograd.py`'s on CPUs.
 

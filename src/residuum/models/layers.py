@@ -208,10 +208,9 @@ def make_shortcut(kind: Shortcut, in_channels: int, out_channels: int, stride: i
 
 
 class Block(nn.Module):
-    """y = relu(branch(x) + shortcut(x)), or y = relu(branch(x)) in a plain net, which has no shortcut.
+    """y = f(branch(x) + shortcut(x)), or y = f(branch(x)) in a plain net, which has no shortcut; f is relu, or `by`.
 
-    The branch is its convolutions, each with a batch norm after it, and a relu between them. `by` puts another
-    activation in the place of every relu. [N, C, H, W] -> [N, D, h, w].
+    The branch is its convolutions, each with a batch norm after it, and f between them. [N, C, H, W] -> [N, D, h, w].
     """
 
     def __init__(
@@ -235,7 +234,7 @@ class Block(nn.Module):
         return activate_(y if self.shortcut is None else y.add_(self.shortcut(x)), self.activation)
 
     def zero_last(self) -> None:
-        """Sets the scale of the branch's last norm to zero, so that the block starts as relu(shortcut(x))."""
+        """Sets the scale of the branch's last norm to zero, so that the block starts as f(shortcut(x))."""
         last = [layer for layer in self.branch if isinstance(layer, nn.BatchNorm2d)][-1]
         nn.init.zeros_(last.weight)
 
@@ -304,7 +303,7 @@ def activation_by(by: Activation) -> nn.Module:
 
 def activation_of(layer: nn.Module) -> Activation | None:
     """Returns which activation the layer is, if it is one."""
-    if isinstance(layer, nn.ReLU):
+    if type(layer) is nn.ReLU:
         return "relu"
     return "gelu" if type(layer) is nn.GELU and layer.approximate == "none" else None
 

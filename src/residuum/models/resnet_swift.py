@@ -33,7 +33,7 @@ _EPSILON = 5e-4
 class SwiftOptions(TypedDict, total=False):
     """Options of the family.
 
-    `width` multiplies the channels of all stages. `zero_init_last` starts every block as its shortcut.
+    `width` multiplies the channels of all stages. `zero_init_last` starts every block as its shortcut and the gelu.
     `checkpoint_activations` recomputes a block's activations in the backward pass.
     """
 

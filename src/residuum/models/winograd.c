@@ -327,8 +327,8 @@ INLINE void results(const Convolution *shape, const float *m, int64_t place, Til
 }
 
 /* y [N, h, w, D] = relu(conv(x [N, H, W, C], u) + bias + residual), of the first h rows and w columns of results, at most
-   one more than those of x. bias (float32) and residual may be NULL, residual may
-   be y. `scratch` is `winograd_scratch` bytes for each of `threads`. */
+   one more than those of x. bias (float32) and residual may be NULL, residual may be y. `scratch` is `winograd_scratch`
+   bytes for each of `threads`. */
 void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, const float *bias, const bf16 *residual,
                        int relu, bf16 *y, char *scratch, int threads) {
     const int64_t tiles = tiles_of(shape);
@@ -386,8 +386,9 @@ void winograd_convolve(const Convolution *shape, const bf16 *x, const bf16 *u, c
 }
 
 /* How `winograd_of_weights` divides its work. The four rows of places are shared among threads, and where there are more
-   of these, the outputs too; each thread transforms all tiles for its own places, so that it reads nothing that another
-   has just written, which is slow where cores do not share a cache. Neither rows nor parts nor `tiles` change a result. */
+   than four of these, the outputs too; each thread transforms all tiles for its own places and multiplies them, so that
+   it need not wait for what another writes, which is slow where cores do not share a cache. Few outputs leave the last of
+   many threads without work. Neither rows nor parts nor `tiles` change a result. */
 typedef struct {
     int64_t rows, parts; /* rows of places for a task; parts of the outputs */
     int64_t wide;        /* outputs of a part, at most */
@@ -398,11 +399,11 @@ typedef struct {
 
 static Division division(const Convolution *shape, int64_t threads) {
     const int64_t inputs = in_groups(shape->in_channels), outputs = in_groups(shape->out_channels);
-    const int64_t panels = (outputs + PANEL - 1) / PANEL;
+    const int64_t groups = outputs / GROUP;
     Division to;
     to.rows = threads >= 3 ? 1 : 4 / threads;
-    to.parts = at_most(panels, at_least(threads / 4, 1));
-    to.wide = at_most((panels + to.parts - 1) / to.parts * PANEL, outputs);
+    to.parts = at_most(groups, (threads + 3) / 4);
+    to.wide = (groups + to.parts - 1) / to.parts * GROUP;
     const int64_t channels = inputs + to.wide, bytes_of_tile = 4 * to.rows * (int64_t)sizeof(bf16) * channels;
     const int64_t wanted = at_least(CACHE / bytes_of_tile, channels / 4);
     to.tiles = at_most(wanted, tiles_of(shape) + 1) / 2 * 2;

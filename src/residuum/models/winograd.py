@@ -3,7 +3,7 @@
 
 Transformed pictures and weights are rounded to bfloat16 once more, so that results are about twice as far from exact
 ones as those of a sum over the kernel in bfloat16 (`tests/models/test_winograd.py`), and a network's gradients, which
-have the rounding of all its values in them, up to an eighth farther (`docs/log.md`). Where there is no C compiler, or
+have the rounding of all its values in them, up to a seventh farther (`docs/log.md`). Where there is no C compiler, or
 the processor has no bfloat16 instructions of AVX-512, torch computes everything.
 
 Source: Lavin and Gray, arXiv:1509.09308, section 4.1 (F(2x2, 3x3)), and section 4.3 for the gradient of the weights.

@@ -200,7 +200,7 @@ def _network(
     if world.size == 1:
         return model, None, origin
     ids = [device.index] if device.type == "cuda" else None
-    some_wait = transfer.freezes(wanted.transfer, len(model.stages))  # their gradients are not there to be shared
+    some_wait = transfer.freezes(wanted.transfer, len(model.stages), wanted.epochs)  # and have no gradients to share
     return model, DistributedDataParallel(model, device_ids=ids, find_unused_parameters=some_wait), origin
 
 

@@ -86,6 +86,7 @@ _GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.
 _WITH_OTHERS = (
     "_NormActivationConv", "_NormActivationConvBackward", "_Expanded", "_ExpandedBackward", "_ConvBackward",
 )  # fmt: skip
+_FUSED = ("_NormActivation", "_NormActivationConv", "_Expanded")
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -168,7 +169,7 @@ def added_up(events: Iterable[Any], *, on_gpu: bool = False) -> tuple[dict[str, 
                 _add(event, PYTHON, False, sums, "self_device_time_total")
         sums[OTHER] += sums.pop(PYTHON, 0.0)
         sums[IDLE] = max(0.0, end - start - sum(sums.values()))
-    return dict(sums), any(event.name == "_NormActivation" for event in every)
+    return dict(sums), any(event.name in _FUSED for event in every)
 
 
 def _add(event: Any, outer: str, closed: bool, sums: dict[str, float], key: str) -> None:

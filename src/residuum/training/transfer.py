@@ -68,9 +68,13 @@ def only_the_head_learns(transfer: recipe.Transfer, stages: int) -> bool:
     return all(math.isinf(epoch) for epoch in first_epochs(transfer, stages)[:-1])
 
 
-def freezes(transfer: recipe.Transfer, stages: int) -> bool:
-    """Whether some part does not learn in some epoch."""
-    return transfer.stem_until_epoch > 0 or any(epoch > 0 for epoch in first_epochs(transfer, stages))
+def freezes(transfer: recipe.Transfer, stages: int, epochs: int) -> bool:
+    """Whether some part does not learn in some epoch of as many."""
+    return _stem_stops(transfer, epochs) or any(epoch > 0 for epoch in first_epochs(transfer, stages))
+
+
+def _stem_stops(transfer: recipe.Transfer, epochs: int) -> bool:
+    return 0 < transfer.stem_until_epoch < epochs
 
 
 class Thawing:
@@ -80,7 +84,7 @@ class Thawing:
     def __init__(self, model: Network, transfer: recipe.Transfer, epochs: int) -> None:
         self._model = model
         self._first = first_epochs(transfer, len(model.stages))
-        self._stem_until = transfer.stem_until_epoch if 0 < transfer.stem_until_epoch < epochs else math.inf
+        self._stem_until = transfer.stem_until_epoch if _stem_stops(transfer, epochs) else math.inf
         self._keep = transfer.batch_norm == "keep"
 
     def begin(self, epoch: int) -> None:
