@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from residuum.models import create_model, fused, layers, winograd
+from residuum.models import create_model, functions, fused, layers, winograd
 from residuum.models.layers import Network
 
 CPU = torch.device("cpu")
-here = pytest.mark.skipif(fused.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
+here = pytest.mark.skipif(functions.library() is None, reason="no AVX-512 with bfloat16 here, or no C compiler")
 
 
 def drawn(*shape: int, seed: int, mean: float = 0.0) -> Tensor:
@@ -284,8 +284,8 @@ def test_what_does_not_learn_has_no_gradient() -> None:
 @here
 def test_it_is_used_in_training_and_only_there(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    own = fused._normalised
-    monkeypatch.setattr(fused, "_normalised", lambda *given: calls.append(1) or own(*given))
+    own = functions._normalised
+    monkeypatch.setattr(functions, "_normalised", lambda *given: calls.append(1) or own(*given))
     model = create_model("resnet20_cifar").to(memory_format=torch.channels_last)
     forward = fused.forward_of(model, CPU)
     images = torch.randn(2, 3, 16, 16).contiguous(memory_format=torch.channels_last)
@@ -314,22 +314,22 @@ def test_who_watches_a_module_sees_it_called() -> None:
 def test_without_a_compiler_the_network_is_its_own_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
-    fused.library.cache_clear()
+    functions.library.cache_clear()
     try:
         model = create_model("resnet20_cifar")
         assert fused.forward_of(model, CPU) is model
     finally:
-        fused.library.cache_clear()
+        functions.library.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_library")
 @here
 def test_it_is_compiled_once(tmp_path: Path) -> None:
-    assert fused.library() is not None
+    assert functions.library() is not None
     [kept] = (tmp_path / "kernels").iterdir()
     at = kept.stat().st_mtime_ns
-    fused.library.cache_clear()
-    assert fused.library() is not None
+    functions.library.cache_clear()
+    assert functions.library() is not None
     assert [file.stat().st_mtime_ns for file in (tmp_path / "kernels").iterdir()] == [at]
 
 
@@ -337,6 +337,6 @@ def test_it_is_compiled_once(tmp_path: Path) -> None:
 def fresh_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A cache folder without a library."""
     monkeypatch.setenv("RESIDUUM_CACHE", str(tmp_path))
-    fused.library.cache_clear()
+    functions.library.cache_clear()
     yield
-    fused.library.cache_clear()
+    functions.library.cache_clear()

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from residuum.models import fused
+from residuum.models import functions
 from residuum.recipe import Recipe
 from residuum.training import step_profile as parts
 from residuum.training.build import build
@@ -44,22 +44,22 @@ NODE = "autograd::engine::evaluate_function: "
         (Event("aten::conv2d", 1, [Event("aten::to", 2, [Event("aten::copy_", 4)])]),
          {parts.FORWARD: 1, parts.FORMATS: 6}),
         (Event("aten::batch_norm", 1, [Event("aten::to", 2)]), {parts.NORMS: 3}),
-        (Event("_NormActivation", 5), {parts.NORMS: 5}),
-        (Event(f"{NODE}_NormActivationBackward", 1, [Event("_NormActivationBackward", 2, [Event("aten::empty", 4)])]),
+        (Event("NormActivation", 5), {parts.NORMS: 5}),
+        (Event(f"{NODE}NormActivationBackward", 1, [Event("NormActivationBackward", 2, [Event("aten::empty", 4)])]),
          {parts.NORMS_BACKWARD: 7}),
-        (Event("_NormActivationConv", 1, [Event("aten::to", 2), Event("aten::conv2d", 4)]),
+        (Event("NormActivationConv", 1, [Event("aten::to", 2), Event("aten::conv2d", 4)]),
          {parts.NORMS: 1, parts.FORMATS: 2, parts.FORWARD: 4}),
-        (Event(f"{NODE}_NormActivationConvBackward", 1,
-               [Event("_NormActivationConvBackward", 2, [Event("aten::convolution_backward", 4)])]),
+        (Event(f"{NODE}NormActivationConvBackward", 1,
+               [Event("NormActivationConvBackward", 2, [Event("aten::convolution_backward", 4)])]),
          {parts.NORMS_BACKWARD: 3, parts._BACKWARD: 4}),
-        (Event(f"{NODE}_NormActivationConvBackward", 1, [Event("_NormActivationConvBackward", 2, [
+        (Event(f"{NODE}NormActivationConvBackward", 1, [Event("NormActivationConvBackward", 2, [
             Event("residuum: convolution's gradient of data", 4, [Event("residuum: convolution", 8)]),
             Event("residuum: convolution's gradient of weights", 16)])]),
          {parts.NORMS_BACKWARD: 3, parts.TO_INPUTS: 12, parts.TO_WEIGHTS: 16}),
-        (Event(f"{NODE}_ExpandedBackward", 1, [Event("_ExpandedBackward", 2, [
+        (Event(f"{NODE}ExpandedBackward", 1, [Event("ExpandedBackward", 2, [
             Event("aten::conv2d", 4), Event("aten::convolution_backward", 8)])]),  # the first is computed again
          {parts.NORMS_BACKWARD: 3, parts.FORWARD: 4, parts._BACKWARD: 8}),
-        (Event("_Conv", 1, [Event("residuum: convolution", 2)]), {parts.FORWARD: 3}),
+        (Event("Conv", 1, [Event("residuum: convolution", 2)]), {parts.FORWARD: 3}),
         (Event("_MaxPool", 1, [Event("aten::empty", 2)]), {parts.POOLING: 3}),
         (Event(f"{NODE}AddBackward0", 1, [Event("AddBackward0", 2)]), {parts.ADDITIONS: 3}),
         (Event(f"{NODE}NativeBatchNormBackward0", 1, [Event("aten::add", 2)]),  # gradients of two branches
@@ -141,7 +141,7 @@ def test_a_real_step_has_the_groups_that_it_must_have(watched: StepProfile) -> N
         parts.NORMS_BACKWARD, parts.ADDITIONS, parts.LOSS, parts.OPTIMIZER, parts.KEPT, parts.PYTHON,
     } <= {*watched.groups}  # fmt: skip
     assert list(watched.groups.values()) == sorted(watched.groups.values(), reverse=True)
-    if fused.library() is None:
+    if functions.library() is None:
         assert not watched.fused
 
 

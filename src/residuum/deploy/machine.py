@@ -14,7 +14,7 @@ import torch
 from residuum import hardware
 from residuum.compiling import compile_lacks
 from residuum.memory import available_bytes, control_groups
-from residuum.models import fused
+from residuum.models import functions
 
 _UNLIMITED_BYTES = 1 << 60
 """cgroup v1 writes its lack of a limit as a number near 2^63."""
@@ -37,7 +37,7 @@ def devices(name: str) -> dict[str, Any]:
         "precision_auto": _precision(device),
         "compile": lacks is None,
         "compile_lacks": lacks,
-        "fused": fused.library() is not None,
+        "fused": functions.library() is not None,
         "processor": about["device"],
         "bf16_in_hardware": about["bf16_in_hardware"],
         "cores": about["cores"],

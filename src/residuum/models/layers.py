@@ -280,8 +280,7 @@ def _ends(convs: list[nn.Conv2d]) -> tuple[int, int, int]:
 
 
 class Halving(nn.MaxPool2d):
-    """2x2 max pooling, a last odd row or column left out, which keeps a side of one pixel: [N, C, H, W] -> [N, C, h,
-    w]."""
+    """2x2 max pooling without a last odd row or column; a side of one pixel stays: [N, C, H, W] -> [N, C, h, w]."""
 
     def __init__(self) -> None:
         super().__init__(2)
@@ -292,8 +291,7 @@ class Halving(nn.MaxPool2d):
     @staticmethod
     def read_of(x: Tensor) -> tuple[int, int]:
         """Returns how many rows and columns of maps like x [N, C, H, W] it reads."""
-        high, wide = (max(1, side // 2 * 2) for side in x.shape[2:])
-        return high, wide
+        return max(1, x.shape[2] // 2 * 2), max(1, x.shape[3] // 2 * 2)
 
 
 def activation_by(by: Activation) -> nn.Module:
@@ -303,9 +301,8 @@ def activation_by(by: Activation) -> nn.Module:
 
 def activation_of(layer: nn.Module) -> Activation | None:
     """Returns which activation the layer is, if it is one."""
-    if type(layer) is nn.ReLU:
-        return "relu"
-    return "gelu" if type(layer) is nn.GELU and layer.approximate == "none" else None
+    is_gelu = type(layer) is nn.GELU and layer.approximate == "none"
+    return "relu" if type(layer) is nn.ReLU else "gelu" if is_gelu else None
 
 
 def activate_(x: Tensor, by: Activation) -> Tensor:

@@ -57,13 +57,12 @@ _RANGE, _WHOLE = "residuum: ", "residuum: epoch"
 _NODE = "autograd::engine::evaluate_function: "
 
 _BY_NAME = {
-    FORWARD: "conv2d convolution _convolution mkldnn_convolution cudnn_convolution mkldnn::_convolution_pointwise "
-    "_Conv",
+    FORWARD: "conv2d convolution _convolution mkldnn_convolution cudnn_convolution mkldnn::_convolution_pointwise Conv",
     _BACKWARD: "ConvolutionBackward0 convolution_backward",
     NORMS: "batch_norm native_batch_norm _batch_norm_impl_index cudnn_batch_norm group_norm native_group_norm "
-    "layer_norm native_layer_norm _NormActivation _NormActivationConv _Expanded",
+    "layer_norm native_layer_norm NormActivation NormActivationConv Expanded",
     NORMS_BACKWARD: "NativeBatchNormBackward0 CudnnBatchNormBackward0 NativeGroupNormBackward0 "
-    "NativeLayerNormBackward0 _NormActivationBackward _NormActivationConvBackward _ExpandedBackward "
+    "NativeLayerNormBackward0 NormActivationBackward NormActivationConvBackward ExpandedBackward "
     "native_batch_norm_backward cudnn_batch_norm_backward",
     ADDITIONS: "add add_ relu relu_ gelu threshold_backward AddBackward0 ReluBackward0 GeluBackward0",
     POOLING: "max_pool2d avg_pool2d adaptive_avg_pool2d mean _MaxPool _MaxPoolBackward MaxPool2DWithIndicesBackward0 "
@@ -74,7 +73,7 @@ _BY_NAME = {
     COMPILED: "CompiledFunction CompiledFunctionBackward",
     OPTIMIZER: "_foreach_norm linalg_vector_norm _foreach_mul_ stack",
     KEPT: "_foreach_copy_ _foreach_lerp_",
-    TO_INPUTS: "_ConvBackward",
+    TO_INPUTS: "ConvBackward",
     LOADING: "loading",
     AUGMENTATION: "augmentation",
 }
@@ -84,9 +83,9 @@ _GROUP_OF = {name: group for group, names in _BY_NAME.items() for name in names.
     "convolution's gradient of weights": TO_WEIGHTS,
 }
 _WITH_OTHERS = (
-    "_NormActivationConv", "_NormActivationConvBackward", "_Expanded", "_ExpandedBackward", "_ConvBackward",
+    "NormActivationConv", "NormActivationConvBackward", "Expanded", "ExpandedBackward", "ConvBackward",
 )  # fmt: skip
-_FUSED = ("_NormActivation", "_NormActivationConv", "_Expanded")
+_FUSED = ("NormActivation", "NormActivationConv", "Expanded")
 _WITH_CASTS = (FORWARD, PRODUCTS)  # of which autocast's changes of format are told apart
 
 F = TypeVar("F", bound=Callable[..., Any])
