@@ -165,7 +165,8 @@ def _convolution_gradients(
     first rows and columns."""
     to_x: Tensor | None = None
     to_weight: Tensor | None = None
-    if winograd.knows(conv):
+    here = winograd.knows(conv)
+    if here:
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         if of_x and winograd.takes(x, conv.in_channels):
             to_x = winograd.gradient_of_pictures(gradient, weight, (x.shape[2], x.shape[3]))
@@ -174,8 +175,8 @@ def _convolution_gradients(
     left = of_x and to_x is None, of_weight and to_weight is None
     if any(left):
         which = f"convolution's gradient of {'data' if left[0] else 'weights'}"
-        if missing := winograd.knows(conv) and [x.shape[side] - gradient.shape[side] for side in (3, 2)]:
-            gradient = F.pad(gradient, (0, missing[0], 0, missing[1])) if any(missing) else gradient
+        if here and gradient.shape[2:] != x.shape[2:]:  # torch's is of all rows and columns
+            gradient = F.pad(gradient, (0, x.shape[3] - gradient.shape[3], 0, x.shape[2] - gradient.shape[2]))
         with nullcontext() if all(left) else winograd.seen(which):
             torchs_x, torchs_weight, _ = torch.ops.aten.convolution_backward(
                 gradient, x, weight.to(x.dtype), None, conv.stride_on(x), conv.padding, conv.dilation, False, (0, 0),
@@ -224,6 +225,8 @@ def _normalised(
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.momentum is not None
+    if norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
     norm.running_mean.lerp_(statistics[0], norm.momentum)
     norm.running_var.lerp_(statistics[1] * (count / (count - 1)), norm.momentum)
     return y, statistics
@@ -259,8 +262,9 @@ def _gradients(
     assert kernel is not None
     gradient = gradient.contiguous(memory_format=torch.channels_last)
     mean, _, inverse_std, scale, shift = _rows(statistics)
-    fits = into is not None and into.is_contiguous(memory_format=torch.channels_last)
-    of_x = into if into is not None and fits else torch.empty_like(x, memory_format=torch.channels_last)
+    if into is None or not into.is_contiguous(memory_format=torch.channels_last):
+        into = torch.empty_like(x, memory_format=torch.channels_last)
+    of_x = into
     of_residual = torch.empty_like(of_x) if to_residual else None
     of_weight, of_bias = torch.empty_like(weight), torch.empty_like(weight)
     failed = kernel.norm_activation_backward(

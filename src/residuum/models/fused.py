@@ -117,9 +117,6 @@ def _expands(expansion: Expansion, last: nn.BatchNorm2d, x: Tensor, residual: Te
 def _expanded(expansion: Expansion, last: nn.BatchNorm2d, x: Tensor, residual: Tensor, by: Activation) -> Tensor:
     """Returns activation(last(conv(activation(norm(x)))) + residual)."""
     norm, _, conv = expansion
-    for each in (norm, last):
-        if each.num_batches_tracked is not None:
-            each.num_batches_tracked.add_(1)
     y: Tensor = Expanded.apply(
         x, residual, norm.weight, norm.bias, conv.weight, last.weight, last.bias, expansion, last, by
     )
@@ -179,8 +176,6 @@ def _norm_activation(
         y = norm(x)
         y = activate_(y if residual is None else y.add_(residual), by)
         return y if conv is None else _alone(conv, y)
-    if norm.num_batches_tracked is not None:
-        norm.num_batches_tracked.add_(1)
     if residual is not None:
         residual = residual.contiguous(memory_format=torch.channels_last)
     result: Tensor
